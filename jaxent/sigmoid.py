@@ -1,0 +1,138 @@
+"""Independent classes: the sigmoid, which is the softmax of the two logits (0, x)."""
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Integer, Real
+
+from jaxent import _checks
+from jaxent._numerics import log1p_exp_pair, times
+from jaxent.stats import LogitStats, live
+
+
+def sigmoid_cross_entropy(
+    logits: Float[Array, "*shape"],
+    targets: Real[Array, "*shape"] | Bool[Array, "*shape"],
+    *,
+    pos_weight: ArrayLike = 1.0,
+    where: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    r"""Sigmoid cross-entropy of independent classes, elementwise: no sum, no mean.
+
+    .. math::
+        w_+ \, z \log(1 + e^{-x}) + (1 - z) \log(1 + e^{x})
+
+    For classes that exclude each other use :func:`~jaxent.cross_entropy`; its class weights are
+    weights (:func:`~jaxent.class_weights`), not a ``pos_weight``.
+
+    Args:
+      logits: float, any shape.
+      targets: probabilities in [0, 1] (or bool, or 0/1 integers), exactly the logits' shape.
+      pos_weight: factor of the positive term, ≥ 0: a scalar, or ``[classes]`` for the last axis; see
+        :func:`jaxent.weights.positive`. May be traced; differentiable.
+      where: bool, the logits' shape; a False element has loss 0 and no gradient, whatever it holds.
+
+    Returns:
+      losses, the logits' shape, in nats, float32 or wider. ``losses.sum(-1)`` is one an example.
+
+    Raises:
+      TypeError: logits not floating-point, targets not real, ``where`` not bool.
+      ValueError: shapes differ (nothing is broadcast), or ``pos_weight`` negative or NaN (NaN losses
+        where it is traced) or of another shape.
+
+    References:
+      ``tf.nn.sigmoid_cross_entropy_with_logits``, ``tf.nn.weighted_cross_entropy_with_logits`` (whose
+      gradient is wrong at x = 0; here it is right).
+
+    Example:
+      >>> x = jnp.array([[0.0, 100.0], [-30.0, 2.0]])
+      >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0]])
+      >>> print(sigmoid_cross_entropy(x, z, pos_weight=3.0))
+      [[2.0794415e+00 1.0000000e+02]
+       [9.3576229e-14 3.8078403e-01]]
+    """
+    x = _checks.array("logits", logits)
+    if not _checks.is_float(x):
+        raise TypeError(
+            f"logits must be floating-point; got {_checks.describe(x)}. The order is (logits, targets)."
+        )
+    z = _checks.targets(x, targets)
+    where = _checks.where(where, x.shape, "logits")
+    dtype = _checks.accumulator(x)
+    weight = _positive_weight(pos_weight, x.shape, dtype)
+    x, z = live(where, x.astype(dtype)), live(where, z.astype(dtype))
+    if_negative, if_positive = log1p_exp_pair(x)
+    return live(where, times(times(z, weight), if_positive) + times(1 - z, if_negative))
+
+
+def _positive_weight(value: ArrayLike, shape: tuple[int, ...], dtype) -> Array:
+    weight = _checks.array("pos_weight", value)
+    if not (_checks.is_float(weight) or _checks.is_integer(weight)):
+        raise TypeError(f"pos_weight must be real; got {_checks.describe(weight)}.")
+    if weight.ndim and weight.shape not in (shape, shape[-1:]):
+        raise ValueError(
+            "pos_weight must be a scalar, [classes] for the last axis, or of the logits' shape "
+            f"{list(shape)}; got {_checks.describe(weight)}."
+        )
+    weight = weight.astype(dtype)
+    if not _checks.concrete(weight):
+        weight = jnp.where(weight >= 0, weight, jnp.nan)
+    elif not (weight >= 0).all():
+        raise ValueError(f"pos_weight must be non-negative; got {value}.")
+    return jnp.broadcast_to(weight.reshape((1,) * (len(shape) - weight.ndim) + weight.shape), shape)
+
+
+def sigmoid_stats(
+    logits: Float[Array, "*batch"],
+    labels: Integer[Array, "*batch"] | Bool[Array, "*batch"],
+    *,
+    where: Bool[Array, "*batch"] | None = None,
+) -> LogitStats:
+    """The statistics of two classes with logits ``(0, x)``: every loss of stats, elementwise.
+
+    ``focal(sigmoid_stats(x, y), gamma=2.0)`` is the sigmoid focal loss; ``smoothed_nll`` smooths
+    towards 1/2.
+
+    Args:
+      logits: float ``[...]``, the logit of class 1.
+      labels: 0 or 1, integer or bool, ``[...]``; anything else makes its element NaN.
+      where: bool ``[...]``; False makes an element inert: all its statistics are 0.
+
+    Returns:
+      :class:`~jaxent.LogitStats` of shape ``[...]``, float32 or wider.
+
+    Raises:
+      TypeError: logits not floating-point, labels not integer or bool, ``where`` not bool.
+      ValueError: shapes differ.
+
+    Example:
+      >>> from jaxent import focal, nll
+      >>> s = sigmoid_stats(jnp.array([0.0, 3.0]), jnp.array([1, 0]))
+      >>> print(nll(s).round(4), focal(s, gamma=2.0).round(4))
+      [0.6931 3.0486] [0.1733 2.7658]
+    """
+    x = _checks.array("logits", logits)
+    if not _checks.is_float(x):
+        raise TypeError(
+            f"logits must be floating-point; got {_checks.describe(x)}. The order is (logits, labels)."
+        )
+    y = _checks.array("labels", labels)
+    if not (_checks.is_integer(y) or y.dtype == bool):
+        raise TypeError(
+            f"labels must be 0 or 1, integer or bool; got {_checks.describe(y)}. Cast whole numbers "
+            "with labels.astype(jnp.int32); probabilities go to sigmoid_cross_entropy."
+        )
+    if y.shape != x.shape:
+        raise ValueError(
+            f"labels must have the shape of logits, {list(x.shape)}; got {_checks.describe(y)}. "
+            "Nothing is broadcast."
+        )
+    where = _checks.where(where, x.shape, "logits")
+    x, y = live(where, x.astype(_checks.accumulator(x))), live(where, y.astype(jnp.int32))
+    x = x * jnp.where((y == 0) | (y == 1), 1, jnp.nan).astype(x.dtype)  # poisons the gradient too
+    up, down = log1p_exp_pair(x)
+    return LogitStats(
+        nll=live(where, jnp.where(y == 1, down, up)),
+        log_normalizer=live(where, up),
+        mean_logit=live(where, x / 2),
+        mean_nll=live(where, (up + down) / 2),
+    )

@@ -1,0 +1,167 @@
+"""Losses of target distributions: any non-negative row of targets, one loss an example."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Real
+
+from jaxent import _checks
+from jaxent._numerics import one_minus_exp, times
+from jaxent.stats import is_class, largest_class_stats, live, rows, shifted
+
+_SymbolicZero = jax.custom_derivatives.SymbolicZero
+
+
+def soft_cross_entropy(
+    logits: Float[Array, "*batch classes"],
+    targets: Real[Array, "*batch classes"],
+    *,
+    where: Bool[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+    r"""Softmax cross-entropy of target distributions: :math:`-\sum_j q_j \log p_j`.
+
+    Rows need not sum to 1: the gradient is :math:`(\sum_k q_k)\, p_j - q_j` for any row, 0 for a row of
+    zeros. A target of 0 on a class ruled out by a −inf logit adds nothing.
+
+    Args:
+      logits: unnormalised log-probabilities, float ``[..., num_classes]``.
+      targets: non-negative, exactly the logits' shape.
+      where: bool ``[...]``; a False example has loss 0 and no gradient, whatever it holds.
+
+    Returns:
+      losses ``[...]`` in nats, float32 (float64 for float64 logits).
+
+    Raises:
+      TypeError: logits not floating-point, targets not real, ``where`` not bool.
+      ValueError: shapes differ; nothing is broadcast.
+
+    References:
+      ``tf.nn.softmax_cross_entropy_with_logits`` (whose gradient is wrong where a row does not sum to
+      1; here it is right), ``optax.softmax_cross_entropy``.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+      >>> targets = jnp.array([0.0, 0.5, 0.5])
+      >>> print(f"{soft_cross_entropy(logits, targets):.4f}")  # -(log 0.3 + log 0.2) / 2
+      1.4067
+      >>> print(jax.grad(soft_cross_entropy)(logits, 2 * targets).round(4))
+      [ 1.  -0.4 -0.6]
+    """
+    logits = _checks.logits(logits)
+    targets = _checks.targets(logits, targets)
+    where = _checks.where(where, logits.shape[:-1], "an example")
+    return _soft(logits, targets, where)
+
+
+def kl_divergence(
+    logits: Float[Array, "*batch classes"],
+    targets: Real[Array, "*batch classes"],
+    *,
+    where: Bool[Array, "*batch"] | None = None,
+) -> Float[Array, "*batch"]:
+    r"""Kullback–Leibler divergence from targets to softmax: :math:`\sum_j q_j \log (q_j / p_j)`.
+
+    Cross-entropy less the targets' entropy: the same gradient in the logits. 0 · log 0 = 0, and a
+    target of 0 has no gradient of its own (the true one is −inf, which no training survives).
+
+    Args:
+      logits: unnormalised log-probabilities, float ``[..., num_classes]``.
+      targets: non-negative, exactly the logits' shape; a negative one makes its row NaN.
+      where: bool ``[...]``; a False example has loss 0 and no gradient, whatever it holds.
+
+    Returns:
+      losses ``[...]`` in nats, float32 (float64 for float64 logits).
+
+    Raises:
+      TypeError, ValueError: as :func:`soft_cross_entropy`.
+
+    References:
+      Kullback and Leibler, *On Information and Sufficiency*, 1951. ``torch.nn.functional.kl_div`` and
+      ``optax.losses.kl_divergence`` take log-probabilities: those are logits, pass them as they are.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([0.25, 0.25, 0.5]))
+      >>> print(f"{kl_divergence(logits, jnp.array([0.0, 0.5, 0.5])):.4f}")  # log(2) / 2
+      0.3466
+    """
+    logits = _checks.logits(logits)
+    targets = _checks.targets(logits, targets)
+    where = _checks.where(where, logits.shape[:-1], "an example")
+    q = targets.astype(_checks.accumulator(logits))
+    q = q if where is None else jnp.where(where[..., None], q, 0)
+    q = jnp.where(q < 0, jnp.nan, q)
+    return _soft(logits, q, where) + jnp.sum(q * jnp.log(jnp.where(q == 0, 1, q)), -1)
+
+
+# Value. With a the largest class, −log p_j = (top − x_j) + log_z, two terms that are never negative,
+# and log_z = −log p_a without cancellation (see stats.py): a one-hot row is as exact as its label.
+#
+# Derivative. ∂/∂x_j = Q p_j − q_j with Q = Σ q. At a, where p_a may be all but 1, it is written
+#     (Q − q_a) p_a − q_a (1 − p_a)
+# with both differences formed as sums over the other classes; elsewhere p_j ≤ 1/2.
+# ∂/∂q_j = −log p_j, taken as 0 where q_j = 0 on a class that is ruled out (loss and limit are 0).
+
+
+@jax.custom_jvp
+def _soft(logits, targets, where):
+    _, (_, log_z, top) = largest_class_stats(logits, where)
+    return _soft_value(logits, targets, where, log_z, top)
+
+
+@partial(_soft.defjvp, symbolic_zeros=True)
+def _soft_jvp(primals, tangents):
+    logits, targets, where = primals
+    d_logits, d_targets, _ = tangents
+    largest, (nll, log_z, top) = largest_class_stats(logits, where)
+    losses = _soft_value(logits, targets, where, log_z, top)
+    d_losses = jnp.zeros_like(losses)
+    if not isinstance(d_logits, _SymbolicZero):
+        d_losses += _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits)
+    if not isinstance(d_targets, _SymbolicZero):
+        d_losses += _soft_target_tangent(logits, targets, where, log_z, top, d_targets)
+    return losses, d_losses
+
+
+def _half_nll(x, log_z, top):
+    """−log p_j / 2, in halves: top − x_j may overflow where q_j (top − x_j) does not."""
+    top = top[..., None]
+    return jnp.where(x == top, 0, top / 2 - x / 2) + log_z[..., None] / 2
+
+
+def _target_rows(targets, where, dtype):
+    return rows(targets, where).astype(dtype)
+
+
+@jax.jit
+def _soft_value(logits, targets, where, log_z, top):
+    x = rows(logits, where)
+    q = _target_rows(targets, where, x.dtype)
+    return 2 * jnp.sum(times(q, _half_nll(x, log_z, top)), -1)
+
+
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+@jax.jit
+def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
+    x = rows(logits, where)
+    q = _target_rows(targets, where, x.dtype)
+    is_largest = is_class(largest, x.shape[-1])
+    p = jnp.exp(shifted(x, top) - log_z[..., None])
+    rest = jnp.sum(jnp.where(is_largest, 0, q), -1, keepdims=True)
+    mass = jnp.sum(q, -1, keepdims=True)
+    slope = jnp.where(
+        is_largest,
+        times(rest, p) - times(q, one_minus_exp(nll)[..., None]),
+        times(mass, p) - q,
+    )
+    return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))
+
+
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+@jax.jit
+def _soft_target_tangent(logits, targets, where, log_z, top, d_targets):
+    x = rows(logits, where)
+    q = _target_rows(targets, where, x.dtype)
+    ruled_out = (q == 0) & (x == -jnp.inf)
+    slope = jnp.where(ruled_out, 0, 2 * _half_nll(x, log_z, top))
+    return live(where, jnp.sum(slope * d_targets.astype(x.dtype), -1))
