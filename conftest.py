@@ -1,7 +1,18 @@
 """Every test and doctest runs under JAX's strictest settings, on four CPU devices."""
 
 import jax
+import numpy as np
+import pytest
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+@pytest.fixture(autouse=True)
+def _four_digits_in_doctests(request):
+    if not isinstance(request.node, pytest.DoctestItem):
+        yield
+        return
+    with np.printoptions(precision=4):
+        yield

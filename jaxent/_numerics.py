@@ -26,11 +26,10 @@ def times(weight: jax.Array, value: jax.Array) -> jax.Array:
 
 
 def two_diff(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """a − b as the rounded difference and its exact rounding error (Knuth; 0 where not finite)."""
+    """a − b as the rounded difference and its exact rounding error (Knuth, for finite a and b)."""
     difference = a - b
     b_part = a - difference
-    error = (a - (difference + b_part)) + (b_part - b)
-    return difference, jnp.where(jnp.isfinite(error), error, 0)
+    return difference, (a - (difference + b_part)) + (b_part - b)
 
 
 @jax.custom_jvp

@@ -63,9 +63,9 @@ def cross_entropy(
     Example:
       >>> logits = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]]))
       >>> labels = jnp.array([0, 2])
-      >>> print(cross_entropy(logits, labels).round(4))  # -log 0.5, -log 0.7
+      >>> print(cross_entropy(logits, labels))  # -log 0.5, -log 0.7
       [0.6931 0.3567]
-      >>> print(jax.grad(lambda x: cross_entropy(x, labels).sum())(logits).round(4))
+      >>> print(jax.grad(lambda x: cross_entropy(x, labels).sum())(logits))
       [[-0.5  0.3  0.2]
        [ 0.1  0.2 -0.3]]
     """

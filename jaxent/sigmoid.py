@@ -47,8 +47,8 @@ def sigmoid_cross_entropy(
       >>> x = jnp.array([[0.0, 100.0], [-30.0, 2.0]])
       >>> z = jnp.array([[1.0, 0.0], [0.0, 1.0]])
       >>> print(sigmoid_cross_entropy(x, z, pos_weight=3.0))
-      [[2.0794415e+00 1.0000000e+02]
-       [9.3576229e-14 3.8078403e-01]]
+      [[2.0794e+00 1.0000e+02]
+       [9.3576e-14 3.8078e-01]]
     """
     x = _checks.array("logits", logits)
     if not _checks.is_float(x):
@@ -107,8 +107,8 @@ def sigmoid_stats(
     Example:
       >>> from jaxent import focal, nll
       >>> s = sigmoid_stats(jnp.array([0.0, 3.0]), jnp.array([1, 0]))
-      >>> print(nll(s).round(4), focal(s, gamma=2.0).round(4))
-      [0.6931 3.0486] [0.1733 2.7658]
+      >>> print(nll(s), focal(s, gamma=2.0))
+      [0.6931 3.0486] [0.1733 2.7663]
     """
     x = _checks.array("logits", logits)
     if not _checks.is_float(x):

@@ -103,7 +103,7 @@ def softmax_stats(
       >>> logits = jnp.array([[2.0, 0.0, 0.0], [0.0, 30.0, 0.0]])
       >>> s = softmax_stats(logits, jnp.array([0, 1]))
       >>> print(s.nll)  # the second is 2 e^-30, not 0
-      [2.3954484e-01 1.8715246e-13]
+      [2.3954e-01 1.8715e-13]
     """
     logits = _checks.logits(logits)
     labels = _checks.labels(logits, labels)
@@ -126,22 +126,32 @@ def class_indices(labels: jax.Array, num_classes: int) -> jax.Array:
     if labels.dtype.itemsize < 4:
         labels = labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes)
-    return jnp.where(valid, labels, jnp.zeros_like(labels)).astype(jnp.int32) - (~valid).astype(
-        jnp.int32
-    )
+    return jnp.where(valid, labels.astype(jnp.int32), -1)
 
 
-def is_class(indices: jax.Array, num_classes: int) -> jax.Array:
-    """Bool ``[..., num_classes]``: the place of each index on a class axis."""
-    shape = (1,) * indices.ndim + (num_classes,)
-    return lax.broadcasted_iota(jnp.int32, shape, indices.ndim) == indices[..., None]
+def others(indices: jax.Array, num_classes: int, dtype) -> jax.Array:
+    """``[..., num_classes]``: 0 at the index, 1 at every other class.
+
+    Arithmetic, not ``iota == index``: XLA:CPU fuses a compare or a select into no reduction and
+    would write the whole array first.
+    """
+
+    def distance(index, count):
+        places = jnp.arange(count, dtype=dtype).reshape((1,) * indices.ndim + (count,))
+        return jnp.abs(places - index[..., None].astype(dtype))
+
+    if num_classes <= 2**24:  # as far as float32 counts
+        return jnp.minimum(distance(indices, num_classes), 1)
+    place = lax.iota(jnp.int32, num_classes).reshape((1,) * indices.ndim + (num_classes,))
+    return jnp.minimum(jnp.abs(place - indices[..., None]), 1).astype(dtype)
 
 
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     """``x[..., index]``, NaN where the index is −1."""
     num_classes = x.shape[-1]
     if _class_axis_sharding(x) is not None:  # a gather along a sharded axis is ambiguous there
-        picked = jnp.sum(jnp.where(is_class(indices, num_classes), x, 0), -1, dtype=x.dtype)
+        place = lax.broadcasted_iota(jnp.int32, (1,) * indices.ndim + (num_classes,), indices.ndim)
+        picked = jnp.sum(jnp.where(place == indices[..., None], x, 0), -1, dtype=x.dtype)
         return jnp.where(indices < 0, jnp.nan, picked)
     indices = jnp.where(indices < 0, num_classes, indices)  # "fill" would still wrap a −1
     return jnp.take_along_axis(x, indices[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
@@ -149,8 +159,8 @@ def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
 
 def _class_axis_sharding(x: jax.Array):
     """The mesh axes an explicit sharding gives the class axis, or None."""
-    spec = getattr(getattr(jax.typeof(x), "sharding", None), "spec", None)
-    return spec[-1] if spec and len(spec) == x.ndim else None
+    spec = jax.typeof(x).sharding.spec
+    return spec[-1] if len(spec) == x.ndim else None
 
 
 def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
@@ -159,27 +169,29 @@ def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.minimum(x, big) - jnp.clip(top, -big, big)[..., None]
 
 
-def rows(logits: jax.Array, where: jax.Array | None) -> jax.Array:
-    """The logits in the accumulation dtype, inert rows zeroed before anything can read them."""
-    x = logits.astype(_checks.accumulator(logits))
-    return x if where is None else jnp.where(where[..., None], x, 0)
-
-
 def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
-    """x, exactly 0 where an example is inert."""
-    return x if where is None else jnp.where(where, x, 0)
+    """x, exactly 0 where an example is inert; ``where`` has the leading axes of x."""
+    if where is None:
+        return x
+    return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
+
+
+def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
+    """The softmax of the rows, each entry to full relative precision."""
+    return jnp.exp(shifted(x, top) - log_z[..., None])
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
 #
-# Value. With m and S the maximum and Σ e^(x_j − m) over the classes *other* than the label, and
-# d = x_y − m the label's lead,
-#     nll = log(1 + S e^(−d)) if d ≥ 0,   −d + log(S + e^d) if d < 0,
-# in which nothing cancels: a confident label (large d) keeps its tiny loss, and an offset common to
-# all logits is gone from d and S. The rounding of d is |d| ulp/2 absolute, that is up to 64 ulp of
-# e^(−d), so the exact remainder of the subtraction is carried into the product.
+# Value. Relative to the largest logit, top, with S the sum of e^(x_j − top) over the classes *other*
+# than the label and gap = top − x_y ≥ 0,
+#     log_z = log Σ_j e^(x_j − top) = log1p(S + expm1(−gap)),      nll = gap + log_z.
+# Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where it
+# is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
-# Shift. All is held relative to top = max(m, x_y): log_z = log Σ e^(x_j − top).
+# S needs care in its far tail. The rounding of x_j − top is up to |x_j − top| ulp/2 absolute, 64 ulp
+# of its exponential, so the exact remainder of the subtraction is carried into the sum; and e^(x_j −
+# top) may underflow where S is a normal number, so it is squared from its scaled root.
 #
 # Derivative. With p_j = e^(x_j − top − log_z),
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y from nll, never as p_y − 1
@@ -197,30 +209,37 @@ def label_stats(logits, labels, where):
 
 def largest_class_stats(logits, where):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    largest = jnp.argmax(rows(logits, where), -1).astype(jnp.int32)
+    largest = jnp.argmax(logits, -1).astype(jnp.int32)
     return largest, label_stats(logits, largest, where)
 
 
 @jax.jit
 def _label_stats_value(logits, labels, where):
-    x = rows(logits, where)
+    x = logits.astype(_checks.accumulator(logits))
     y = class_indices(live(where, labels), x.shape[-1])
-    is_label = is_class(y, x.shape[-1])
+    label_logit = pick(logits, y).astype(x.dtype)
+    top = jnp.max(logits, -1).astype(x.dtype)
 
-    label_logit = live(where, pick(logits, y).astype(x.dtype))
-    rest_max = jnp.max(jnp.where(is_label, -jnp.inf, x), -1)
-    rest_sum = jnp.sum(jnp.where(is_label, 0, jnp.exp(shifted(x, rest_max))), -1)
+    gap = jnp.where(label_logit == top, 0, top - label_logit)
+    rest = jnp.sum(others(y, x.shape[-1], x.dtype) * _scaled_exp(x, top), -1) * _scale(x.dtype) ** -2
+    log_z = jnp.log1p(rest + jnp.expm1(-gap))
+    undefined = (top == -jnp.inf) | ((top == jnp.inf) & (log_z > 0))  # no class, or two infinite ones
+    log_z = jnp.where(undefined, jnp.nan, log_z)
+    return live(where, gap + log_z), live(where, log_z), live(where, top)
 
-    lead, lead_error = two_diff(label_logit, rest_max)
-    root = jnp.exp(-jnp.abs(lead) / 2)  # halved: e^(−lead) may be subnormal where S e^(−lead) is not
-    log_z = jnp.where(
-        lead >= 0,
-        jnp.log1p(rest_sum * root * root * (1 - lead_error)),
-        jnp.log(rest_sum + root * root),
-    )
-    nll = jnp.maximum(-lead, 0) + log_z
-    top = jnp.maximum(label_logit, rest_max)
-    return live(where, nll), live(where, log_z), live(where, top)
+
+def _scale(dtype):
+    return 2.0 ** (jnp.finfo(dtype).maxexp // 3)
+
+
+def _scaled_exp(x, top):
+    """e^(x − top) times the scale squared, with the rounding of x − top carried along."""
+    info = jnp.finfo(x.dtype)
+    top = jnp.clip(top, info.min, info.max)
+    depth = jnp.maximum(3 * info.maxexp, jnp.abs(top) * 2.0**-20)  # below it all is 0, −inf too
+    difference, error = two_diff(jnp.clip(x, (top - depth)[..., None], top[..., None]), top[..., None])
+    root = jnp.exp(difference / 2) * _scale(x.dtype)
+    return root * root * (1 + error)
 
 
 @label_stats.defjvp
@@ -233,19 +252,19 @@ def _label_stats_jvp(primals, tangents):
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
 def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits):
-    x = rows(logits, where)
+    x = logits.astype(_checks.accumulator(logits))
     dx = d_logits.astype(x.dtype)
-    is_label = is_class(class_indices(live(where, labels), x.shape[-1]), x.shape[-1])
-    p = jnp.exp(shifted(x, top) - log_z[..., None])
-    d_nll = jnp.where(is_label, -one_minus_exp(nll)[..., None], p) * dx
-    d_log_z = jnp.where(is_label, jnp.exp(-nll)[..., None], p) * dx
+    other = others(class_indices(live(where, labels), x.shape[-1]), x.shape[-1], x.dtype)
+    p = live(where, probabilities(x, log_z, top)) * other
+    d_nll = (p - (1 - other) * one_minus_exp(nll)[..., None]) * dx
+    d_log_z = (p + (1 - other) * jnp.exp(-nll)[..., None]) * dx
     return live(where, jnp.sum(d_nll, -1)), live(where, jnp.sum(d_log_z, -1))
 
 
 # --- the mean logit -----------------------------------------------------------------------------
 #
 # gap = mean of top − x_j over the possible classes; d gap = −mean dx_j, top being a constant.
-# Formed in halves: top − x_j overflows for ±3e38 where the mean need not.
+# Formed in halves and scaled before the sum: it overflows only where the mean itself does.
 
 
 @jax.custom_jvp
@@ -256,14 +275,11 @@ def _mean_gap(logits, where, top):
 
 @jax.jit
 def _mean_gap_value(logits, where, top):
-    x = rows(logits, where)
-    scale = 2 / _num_possible(x)
+    x = logits.astype(_checks.accumulator(logits))
+    possible = x != -jnp.inf
     halves = jnp.where(x == top[..., None], 0, top[..., None] / 2 - x / 2)
-    return live(where, jnp.sum(jnp.where(x == -jnp.inf, 0, halves * scale), -1))
-
-
-def _num_possible(x):
-    return jnp.sum(x != -jnp.inf, -1, keepdims=True).astype(x.dtype)
+    scaled = jnp.sum(jnp.where(possible, halves * (2 / x.shape[-1]), 0), -1)
+    return live(where, scaled * (x.shape[-1] / possible.sum(-1).astype(x.dtype)))
 
 
 @_mean_gap.defjvp
@@ -275,6 +291,7 @@ def _mean_gap_jvp(primals, tangents):
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
 def _mean_gap_tangent(logits, where, d_logits):
-    x = rows(logits, where)
-    share = jnp.where(x == -jnp.inf, 0, 1 / _num_possible(x))
-    return live(where, -jnp.sum(share * d_logits.astype(x.dtype), -1))
+    possible = live(where, logits != -jnp.inf)
+    dx = d_logits.astype(_checks.accumulator(logits))
+    total = jnp.sum(jnp.where(possible, dx, 0), -1)
+    return live(where, -total / possible.sum(-1).astype(total.dtype))

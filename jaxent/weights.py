@@ -142,8 +142,8 @@ def balanced(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
       ``sklearn.utils.class_weight.compute_class_weight("balanced", ...)``.
 
     Example:
-      >>> print(balanced(jnp.array([1000, 2300, 20310, 6700])).round(3))
-      [7.578 3.295 0.373 1.131]
+      >>> print(balanced(jnp.array([1000, 2300, 20310, 6700])))
+      [7.5775 3.2946 0.3731 1.131 ]
     """
     n = _class_counts(counts)
     return n.sum() / n.size / n
@@ -168,8 +168,8 @@ def inverse_frequency(
 
     Example:
       >>> n = jnp.array([1000, 2300, 20310, 6700])
-      >>> print(inverse_frequency(n, normalize="mean").round(3))
-      [2.449 1.065 0.121 0.366]
+      >>> print(inverse_frequency(n, normalize="mean"))
+      [2.4491 1.0648 0.1206 0.3655]
     """
     n = _class_counts(counts)
     return _normalize((n.sum() / n) ** jnp.asarray(power, n.dtype), normalize)
@@ -197,10 +197,10 @@ def log_ratio(
 
     Example:
       >>> n = jnp.array([1000, 2300, 20310, 6700])
-      >>> print(log_ratio(n).round(3))
-      [3.412 2.579 1.    1.51 ]
-      >>> print(log_ratio(n, normalize="max").round(3))
-      [1.    0.756 0.293 0.442]
+      >>> print(log_ratio(n))
+      [3.4115 2.5786 1.     1.5094]
+      >>> print(log_ratio(n, normalize="max"))
+      [1.     0.7559 0.2931 0.4425]
     """
     n = _class_counts(counts)
     ratio = jnp.log(n.sum() / n)
@@ -231,8 +231,8 @@ def effective_number(
 
     Example:
       >>> n = jnp.array([1000, 2300, 20310, 6700])
-      >>> print(effective_number(n, beta=0.9999).round(3))
-      [2.263 1.048 0.248 0.441]
+      >>> print(effective_number(n, beta=0.9999))
+      [2.263  1.0481 0.2479 0.441 ]
     """
     n = _class_counts(counts)
     smallest = float(jnp.finfo(n.dtype).tiny)
@@ -257,8 +257,8 @@ def median_frequency(counts: Real[Array, " classes"]) -> Float[Array, " classes"
       <https://arxiv.org/abs/1411.4734>`_, 2015.
 
     Example:
-      >>> print(median_frequency(jnp.array([1000, 2300, 20310, 6700])).round(3))
-      [4.5   1.957 0.222 0.672]
+      >>> print(median_frequency(jnp.array([1000, 2300, 20310, 6700])))
+      [4.5    1.9565 0.2216 0.6716]
     """
     n = _class_counts(counts)
     return jnp.median(n) / n
@@ -317,8 +317,8 @@ def log_prior(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
       2021; Ren et al., `Balanced Meta-Softmax <https://arxiv.org/abs/2007.10740>`_, 2020.
 
     Example:
-      >>> print(log_prior(jnp.array([1, 3])).round(3))
-      [-1.386 -0.288]
+      >>> print(log_prior(jnp.array([1, 3])))
+      [-1.3863 -0.2877]
     """
     n = _class_counts(counts)
     return jnp.log(n / n.sum())

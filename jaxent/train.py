@@ -1,0 +1,318 @@
+"""Train steps whose loss is a :class:`~jaxent.WeightedSum`: exact however a batch is split.
+
+A mean of means is not the mean: micro-batches and devices with uneven weights have to add their sums
+and divide once. Here an *objective* returns the two sums, and whoever sees the last of the batch
+divides. Parameters are any pytree of arrays: a Flax Linen ``params`` dict, the state of
+``nnx.split``, the arrays of ``eqx.partition``, or your own.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.typing import ArrayLike
+
+from jaxent import _checks
+from jaxent._numerics import times
+from jaxent.reductions import WeightedSum
+
+PyTree = Any
+Objective = Callable[[PyTree, PyTree], Any]
+
+
+def objective(
+    apply: Callable[[PyTree, PyTree], Any], loss_fn: Callable[[Any, PyTree], WeightedSum]
+) -> Objective:
+    """A training objective: a model's outputs, then their weighted sum.
+
+    Args:
+      apply: ``(params, batch) -> outputs``.
+      loss_fn: ``(outputs, batch) -> WeightedSum``, or ``-> (WeightedSum, aux)`` for the functions
+        below with ``has_aux=True``.
+
+    Returns:
+      ``(params, batch) -> loss_fn(apply(params, batch), batch)``.
+
+    Example:
+      >>> import jaxent
+      >>> linear = objective(
+      ...     lambda params, batch: batch["x"] @ params,
+      ...     lambda logits, batch: jaxent.weighted_sum(
+      ...         jaxent.cross_entropy(logits, batch["y"]), batch["weights"]
+      ...     ),
+      ... )
+      >>> batch = {"x": jnp.eye(2), "y": jnp.array([0, 1]), "weights": jnp.array([1.0, 3.0])}
+      >>> print(linear(jnp.zeros((2, 2)), batch).mean())
+      0.6931472
+    """
+
+    def summed(params, batch):
+        return loss_fn(apply(params, batch), batch)
+
+    return summed
+
+
+def value_and_grad(objective: Objective, *, has_aux: bool = False) -> Callable:
+    """The weighted mean of an objective and its gradient in the parameters.
+
+    Args:
+      objective: ``(params, batch) -> WeightedSum``; ``-> (WeightedSum, aux)`` with ``has_aux``.
+      has_aux: whether the objective returns something beside its sum.
+
+    Returns:
+      ``(params, batch) -> ((loss, part), grads)``, or ``((loss, (part, aux)), grads)``: ``loss`` is
+      ``part.mean()``, and ``part`` adds up across batches where the loss does not.
+
+    Raises:
+      TypeError: when called, if the objective returns anything but a WeightedSum.
+
+    Example:
+      >>> import jaxent
+      >>> of = lambda params, batch: jaxent.weighted_sum((params - batch) ** 2)
+      >>> (loss, part), grad = value_and_grad(of)(jnp.array(1.0), jnp.array([0.0, 3.0]))
+      >>> print(loss, part.weight, grad)
+      2.5 2.0 -1.0
+    """
+
+    def mean(params, batch):
+        part, aux = _part_and_aux(objective(params, batch), has_aux)
+        return part.mean(), (part, aux) if has_aux else part
+
+    return jax.value_and_grad(mean, has_aux=True)
+
+
+def accumulate(objective: Objective, micro_batches: int, *, has_aux: bool = False) -> Callable:
+    """:func:`value_and_grad` in micro-batches: the whole batch's mean and gradient, less memory.
+
+    The batch is split along the leading axis of every leaf into ``micro_batches`` equal shares (row i
+    goes to share i modulo ``micro_batches``, which keeps a sharded axis where it is). Sums are added
+    over the shares and divided once, so uneven and zero weights, padding and all-padding shares
+    included, give the same mean and gradient as the whole batch, up to rounding.
+
+    Args:
+      objective: as :func:`value_and_grad`.
+      micro_batches: the number of shares; must divide every leading axis. Pad a ragged batch with
+        rows of weight 0.
+      has_aux: whether the objective returns something beside its sum.
+
+    Returns:
+      ``(params, batch) -> ((loss, part), grads)``, or ``((loss, (part, aux)), grads)`` with ``aux``
+      stacked along a leading axis of size ``micro_batches``.
+
+    Raises:
+      ValueError: ``micro_batches`` < 1, or when called, a leaf whose leading axis it does not divide.
+
+    Example:
+      >>> import jaxent
+      >>> of = lambda params, batch: jaxent.weighted_sum((params - batch["x"]) ** 2, batch["w"])
+      >>> batch = {"x": jnp.array([0.0, 3.0, 5.0, 9.0]), "w": jnp.array([1.0, 0.0, 3.0, 0.0])}
+      >>> (loss, part), grad = accumulate(of, 2)(jnp.array(1.0), batch)  # the second share weighs 0
+      >>> print(loss, part.weight, grad)
+      12.25 4.0 -5.5
+    """
+    if micro_batches < 1:
+        raise ValueError(f"micro_batches must be at least 1; got {micro_batches}.")
+
+    def total_and_weight(params, share):
+        part, aux = _part_and_aux(objective(params, share), has_aux)
+        return part.total, (part.weight, aux)
+
+    def mean_and_grad(params, batch):
+        shares = jax.tree.map(lambda x: _shares(x, micro_batches), batch)
+
+        def add_share(so_far, share):
+            (total, (weight, aux)), grad = jax.value_and_grad(total_and_weight, has_aux=True)(
+                params, share
+            )
+            return jax.tree.map(_add, so_far, (WeightedSum(total, weight), grad)), aux
+
+        def weight_of(params):  # constant, as a rule: then its gradient costs nothing
+            def add_weight(so_far, share):
+                return so_far + total_and_weight(params, share)[1][0], None
+
+            return lax.scan(jax.checkpoint(add_weight), zero.weight, shares)[0]
+
+        first = jax.tree.map(lambda x: x[0], shares)
+        total, (weight, _) = jax.eval_shape(total_and_weight, params, first)
+        zero = WeightedSum(jnp.zeros((), total.dtype), jnp.zeros((), weight.dtype))
+        zero_grad = jax.tree.map(lambda p: jnp.zeros_like(p, _checks.accumulator(p)), params)
+        (part, total_grad), aux = lax.scan(add_share, (zero, zero_grad), shares)
+
+        slope = jax.grad(WeightedSum.mean)(part)  # ∂mean/∂total and ∂mean/∂weight
+        grads = jax.tree.map(
+            lambda p, t, w: (slope.total * t + slope.weight * w.astype(t.dtype)).astype(p.dtype),
+            params,
+            total_grad,
+            jax.grad(weight_of)(params),
+        )
+        return (part.mean(), (part, aux) if has_aux else part), grads
+
+    return mean_and_grad
+
+
+def train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    micro_batches: int = 1,
+    has_aux: bool = False,
+) -> Callable:
+    """A jitted step of an Optax optimizer on the weighted mean of an objective.
+
+    Exact over micro-batches, and over devices by construction: under ``jit`` a batch sharded over a
+    mesh (automatic or explicit axes) is still one batch, with one division.
+
+    Args:
+      objective: as :func:`value_and_grad`.
+      optimizer: any Optax transformation; ones that take extra arguments get ``value``, ``grad``,
+        ``value_fn`` (a line search, say) and ``weight`` (:func:`weighted_multi_steps`).
+      micro_batches: split the batch as :func:`accumulate` does.
+      has_aux: whether the objective returns something beside its sum.
+
+    Returns:
+      ``(params, opt_state, batch) -> (params, opt_state, part)``; ``part.mean()`` is the loss before
+      the step. With ``has_aux`` the last is ``(part, aux)``. The old ``params`` and ``opt_state`` are
+      donated: use the returned ones.
+
+    Example:
+      >>> import jaxent
+      >>> of = lambda params, batch: jaxent.weighted_sum((params - batch) ** 2)
+      >>> step = train_step(of, optax.sgd(0.5))
+      >>> params = jnp.array(1.0)
+      >>> opt_state = optax.sgd(0.5).init(params)
+      >>> params, opt_state, part = step(params, opt_state, jnp.array([0.0, 3.0]))
+      >>> print(params, part.mean())
+      1.5 2.5
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    if micro_batches == 1:
+        mean_and_grad = value_and_grad(objective, has_aux=has_aux)
+    else:
+        mean_and_grad = accumulate(objective, micro_batches, has_aux=has_aux)
+
+    def step(params, opt_state, batch):
+        (loss, extra), grads = mean_and_grad(params, batch)
+        updates, opt_state = optimizer.update(
+            grads,
+            opt_state,
+            params,
+            value=loss,
+            grad=grads,
+            value_fn=lambda p: _part_and_aux(objective(p, batch), has_aux)[0].mean(),
+            weight=(extra[0] if has_aux else extra).weight,
+        )
+        return optax.apply_updates(params, updates), opt_state, extra
+
+    return jax.jit(step, donate_argnums=(0, 1))
+
+
+class WeightedMultiStepsState(NamedTuple):
+    """What has been gathered since the last step, and the wrapped optimizer's state."""
+
+    mini_step: jax.Array
+    gradient_step: jax.Array
+    gathered: WeightedSum  # of gradients: total is a tree like the parameters
+    inner_state: Any
+
+
+def weighted_multi_steps(
+    optimizer: optax.GradientTransformation,
+    every_k_schedule: int | Callable[[ArrayLike], ArrayLike],
+) -> optax.GradientTransformationExtraArgs:
+    """``optax.MultiSteps`` for weighted means: its step is the whole batch's.
+
+    ``MultiSteps`` averages the gradients of micro-batch means whatever their weights. This one
+    weighs each by its ``weight`` and divides by their sum: give ``update`` the gradient of the
+    micro-batch's weighted mean and ``weight=part.weight``. (The weights must not depend on the
+    parameters; :func:`accumulate` has no such condition.)
+
+    Args:
+      optimizer: what steps every k micro-batches; updates in between are 0.
+      every_k_schedule: k, or a function of the number of steps taken.
+
+    Returns:
+      a ``GradientTransformationExtraArgs`` whose ``update`` takes ``weight=``, a real scalar; other
+      extra arguments go on to the optimizer, those of the last micro-batch.
+
+    References:
+      ``optax.MultiSteps``.
+
+    Example:
+      >>> optimizer = weighted_multi_steps(optax.sgd(1.0), 2)
+      >>> params = jnp.array(0.0)
+      >>> state = optimizer.init(params)
+      >>> for grad, weight in [(4.0, 1.0), (8.0, 3.0)]:
+      ...     updates, state = optimizer.update(jnp.array(grad), state, params, weight=weight)
+      >>> print(updates)  # -(1 * 4 + 3 * 8) / (1 + 3)
+      -7.0
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+    every_k = every_k_schedule if callable(every_k_schedule) else lambda _: every_k_schedule
+
+    def nothing(params):
+        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, _checks.accumulator(p)), params)
+        return WeightedSum(zeros, jnp.zeros((), jnp.float32))
+
+    def init(params):
+        start = jnp.zeros((), jnp.int32)
+        return WeightedMultiStepsState(start, start, nothing(params), optimizer.init(params))
+
+    def update(updates, state, params=None, *, weight, **extra_args):
+        weight = jnp.asarray(weight, jnp.float32)
+        gathered = WeightedSum(
+            jax.tree.map(
+                lambda so_far, g: so_far + times(weight.astype(so_far.dtype), g.astype(so_far.dtype)),
+                state.gathered.total,
+                updates,
+            ),
+            state.gathered.weight + weight,
+        )
+
+        def step():
+            mean = jax.tree.map(
+                lambda total, g: WeightedSum(total, gathered.weight).mean().astype(g.dtype),
+                gathered.total,
+                updates,
+            )
+            done, inner_state = optimizer.update(mean, state.inner_state, params, **extra_args)
+            steps = optax.safe_increment(state.gradient_step)
+            return done, WeightedMultiStepsState(
+                jnp.zeros_like(state.mini_step), steps, nothing(updates), inner_state
+            )
+
+        def wait():
+            zeros = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(step)[0])
+            return zeros, state._replace(mini_step=state.mini_step + 1, gathered=gathered)
+
+        return lax.cond(state.mini_step + 1 >= every_k(state.gradient_step), step, wait)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _part_and_aux(result, has_aux):
+    part, aux = result if has_aux else (result, None)
+    if not isinstance(part, WeightedSum):
+        raise TypeError(
+            "objective must return a jaxent.WeightedSum, such as weighted_sum(losses, weights)"
+            f"{' and aux' if has_aux else ''}; got {type(part).__name__}. A mean cannot be added up "
+            "across micro-batches or devices."
+        )
+    return part, aux
+
+
+def _shares(x, micro_batches):
+    """``[n, ...]`` as ``[micro_batches, n / micro_batches, ...]``, rows dealt in turn."""
+    if not jnp.ndim(x) or x.shape[0] % micro_batches:
+        raise ValueError(
+            f"micro_batches={micro_batches} must divide the leading axis of every leaf of batch; got "
+            f"one of shape {list(jnp.shape(x))}. Pad it with rows of weight 0 (where=False)."
+        )
+    dealt = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
+    return jnp.moveaxis(dealt, 1, 0)
+
+
+def _add(so_far, x):
+    return so_far + x.astype(so_far.dtype)
