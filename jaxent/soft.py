@@ -148,11 +148,8 @@ def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
     other = others(largest, x.shape[-1], x.dtype)
     p = probabilities(x, log_z, top)
     q_rest, q_sum = jnp.sum(other * q, -1, keepdims=True), jnp.sum(q, -1, keepdims=True)
-    slope = jnp.where(
-        other == 0,
-        times(q_rest, p) - times(q, one_minus_exp(nll)[..., None]),
-        times(q_sum, p) - q,
-    )
+    at_largest = times(q_rest, p) - times(q, one_minus_exp(nll)[..., None])
+    slope = other * (times(q_sum, p) - q) + (1 - other) * at_largest
     return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))
 
 

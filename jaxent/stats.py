@@ -136,14 +136,10 @@ def others(indices: jax.Array, num_classes: int, dtype) -> jax.Array:
     would write the whole array first.
     """
 
-    def distance(index, count):
-        places = jnp.arange(count, dtype=dtype).reshape((1,) * indices.ndim + (count,))
-        return jnp.abs(places - index[..., None].astype(dtype))
-
-    if num_classes <= 2**24:  # as far as float32 counts
-        return jnp.minimum(distance(indices, num_classes), 1)
-    place = lax.iota(jnp.int32, num_classes).reshape((1,) * indices.ndim + (num_classes,))
-    return jnp.minimum(jnp.abs(place - indices[..., None]), 1).astype(dtype)
+    exact = isinstance(num_classes, int) and num_classes <= 2**24  # as far as float32 counts
+    kind = dtype if exact else jnp.int32
+    place = lax.iota(kind, num_classes).reshape((1,) * indices.ndim + (num_classes,))
+    return jnp.minimum(jnp.abs(place - indices[..., None].astype(kind)), 1).astype(dtype)
 
 
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
@@ -173,7 +169,8 @@ def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
     """x, exactly 0 where an example is inert; ``where`` has the leading axes of x."""
     if where is None:
         return x
-    return jnp.where(where.reshape(where.shape + (1,) * (x.ndim - where.ndim)), x, 0)
+    where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
+    return jnp.where(where, x, jnp.zeros_like(x))
 
 
 def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
@@ -294,4 +291,4 @@ def _mean_gap_tangent(logits, where, d_logits):
     possible = live(where, logits != -jnp.inf)
     dx = d_logits.astype(_checks.accumulator(logits))
     total = jnp.sum(jnp.where(possible, dx, 0), -1)
-    return live(where, -total / possible.sum(-1).astype(total.dtype))
+    return live(where, -total / jnp.maximum(possible.sum(-1), 1).astype(total.dtype))

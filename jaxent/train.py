@@ -6,6 +6,7 @@ divides. Parameters are any pytree of arrays: a Flax Linen ``params`` dict, the 
 ``nnx.split``, the arrays of ``eqx.partition``, or your own.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -194,6 +195,10 @@ def train_step(
         mean_and_grad = accumulate(objective, micro_batches, has_aux=has_aux)
 
     def step(params, opt_state, batch):
+        def value_fn(params, weight=None):  # Optax' line searches refuse what value_fn does not take
+            del weight
+            return _part_and_aux(objective(params, batch), has_aux)[0].mean()
+
         (loss, extra), grads = mean_and_grad(params, batch)
         updates, opt_state = optimizer.update(
             grads,
@@ -201,12 +206,18 @@ def train_step(
             params,
             value=loss,
             grad=grads,
-            value_fn=lambda p: _part_and_aux(objective(p, batch), has_aux)[0].mean(),
+            value_fn=value_fn,
             weight=(extra[0] if has_aux else extra).weight,
         )
         return optax.apply_updates(params, updates), opt_state, extra
 
-    return jax.jit(step, donate_argnums=(0, 1))
+    donating = jax.jit(step, donate_argnums=(0, 1))
+
+    @functools.wraps(step)
+    def unaliased_step(params, opt_state, batch):
+        return donating(*_unaliased((params, opt_state)), batch)
+
+    return unaliased_step
 
 
 class WeightedMultiStepsState(NamedTuple):
@@ -257,8 +268,10 @@ def weighted_multi_steps(
         return WeightedSum(zeros, jnp.zeros((), jnp.float32))
 
     def init(params):
-        start = jnp.zeros((), jnp.int32)
-        return WeightedMultiStepsState(start, start, nothing(params), optimizer.init(params))
+        mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+        return WeightedMultiStepsState(
+            mini_step, gradient_step, nothing(params), optimizer.init(params)
+        )
 
     def update(updates, state, params=None, *, weight, **extra_args):
         weight = jnp.asarray(weight, jnp.float32)
@@ -301,6 +314,19 @@ def _part_and_aux(result, has_aux):
             "across micro-batches or devices."
         )
     return part, aux
+
+
+def _unaliased(tree):
+    """Copies of what occurs twice: optax.lbfgs' fresh state does, and no buffer is donated twice."""
+    seen = set()
+
+    def own(x):
+        if id(x) in seen:
+            return jnp.copy(x)
+        seen.add(id(x))
+        return x
+
+    return jax.tree.map(own, tree)
 
 
 def _shares(x, micro_batches):

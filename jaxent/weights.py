@@ -59,13 +59,19 @@ def class_weights(
 def lookup(table: Array, indices: Array) -> Array:
     """``table[index]``, NaN where the index is −1; also under an explicit mesh."""
     indices = jnp.where(indices < 0, table.shape[0], indices)  # "fill" would still wrap a −1
+    table = _gathered(table)  # small, and a lookup must see all of it
     spec = jax.typeof(indices).sharding.spec
-    if any(axis is not None for axis in jax.typeof(table).sharding.spec):
-        table = jax.sharding.reshard(table, PartitionSpec())  # small, and a gather must see all of it
     if all(axis is None for axis in spec):
         return table.at[indices].get(mode="fill", fill_value=jnp.nan)
     spec = PartitionSpec(*spec, *(None,) * (table.ndim - 1))
     return table.at[indices].get(mode="fill", fill_value=jnp.nan, out_sharding=spec)
+
+
+def _gathered(x: Array) -> Array:
+    """x whole on every device, where an explicit mesh has it sharded."""
+    if all(axis is None for axis in jax.typeof(x).sharding.spec):
+        return x
+    return jax.sharding.reshard(x, PartitionSpec())
 
 
 def _integers(name: str, value: ArrayLike) -> Array:
@@ -118,8 +124,9 @@ def counts(
             f"the first is {wrong[0]}. Leave padding out with where=labels != {wrong[0]}."
         )
     one = jnp.ones_like(indices) if where is None else where.astype(jnp.int32)
-    found = jnp.zeros(num_classes, jnp.int32).at[indices.ravel()].add(one.ravel(), mode="drop")
-    return jnp.where(bad.any(), -1, found)
+    indices, one = _gathered(indices).ravel(), _gathered(one).ravel()
+    found = jnp.zeros(num_classes, jnp.int32).at[indices].add(one, mode="drop")
+    return jnp.where(_gathered(bad).any(), -1, found)
 
 
 def balanced(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:

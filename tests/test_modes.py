@@ -1,0 +1,446 @@
+"""Every function under every transformation, mode and mesh; the memory and the programs it compiles to."""
+
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxent
+
+ROWS, CLASSES = 3, 5
+RNG = np.random.default_rng(7)
+LOGITS = RNG.normal(size=(ROWS, CLASSES)).astype(np.float32) * 3
+LABELS = np.array([4, 0, 2], np.int32)
+LOGITS[0, 4], LOGITS[1, 3], LOGITS[2, 1] = 12.0, 15.0, -np.inf  # right, wrong, a class ruled out
+SOFT = RNG.dirichlet(np.ones(CLASSES), ROWS).astype(np.float32)
+SOFT[2, 1] = 0.0
+LOG_SOFT = np.log(np.where(SOFT == 0, 1, SOFT.astype(np.float64)))
+COSTS = RNG.uniform(size=(CLASSES, CLASSES)).astype(np.float32)
+
+
+def of_stats(loss):
+    return lambda x: loss(jaxent.softmax_stats(x, LABELS))
+
+
+def log_softmax(x):
+    return x - jax.nn.logsumexp(x, axis=-1, keepdims=True)
+
+
+def own_log_prob(x):
+    return jnp.take_along_axis(log_softmax(x), LABELS[:, None], -1)[:, 0]
+
+
+def possible_mean(x):
+    return jnp.where(jnp.isfinite(x), log_softmax(x), 0).sum(-1) / jnp.isfinite(x).sum(-1)
+
+
+def safe_dot(q, x):
+    return jnp.where(q == 0, 0, q * jnp.where(q == 0, 0, x)).sum(-1)
+
+
+def binary(x):
+    return jnp.where(jnp.isfinite(x), x, 0.5)
+
+
+HARD = (SOFT > 0.2).astype(np.int32)
+
+# name: (ours, the textbook formula whose plain autodiff in float64 is the truth)
+FUNCTIONS = {
+    "nll": (of_stats(jaxent.nll), lambda x: -own_log_prob(x)),
+    "smoothed_nll": (
+        of_stats(lambda s: jaxent.smoothed_nll(s, label_smoothing=0.1)),
+        lambda x: -0.9 * own_log_prob(x) - 0.1 * possible_mean(x),
+    ),
+    "z_loss": (of_stats(jaxent.z_loss), lambda x: jax.nn.logsumexp(x, axis=-1) ** 2),
+    "focal": (
+        of_stats(lambda s: jaxent.focal(s, gamma=1.5)),
+        lambda x: -((-jnp.expm1(own_log_prob(x))) ** 1.5) * own_log_prob(x),
+    ),
+    "poly1": (
+        of_stats(lambda s: jaxent.poly1(s, epsilon=2.0)),
+        lambda x: -own_log_prob(x) - 2 * jnp.expm1(own_log_prob(x)),
+    ),
+    "generalized_cross_entropy": (
+        of_stats(lambda s: jaxent.generalized_cross_entropy(s, q=0.7)),
+        lambda x: -jnp.expm1(0.7 * own_log_prob(x)) / 0.7,
+    ),
+    "soft_cross_entropy": (
+        lambda x: jaxent.soft_cross_entropy(x, SOFT.astype(np.float64) * 1.5),
+        lambda x: -safe_dot(1.5 * SOFT.astype(x.dtype), log_softmax(x)),
+    ),
+    "kl_divergence": (
+        lambda x: jaxent.kl_divergence(x, SOFT),
+        lambda x: safe_dot(
+            SOFT.astype(x.dtype), LOG_SOFT.astype(x.dtype) - log_softmax(x)
+        ),
+    ),
+    "expected_cost": (
+        lambda x: jaxent.expected_cost(x, LABELS, COSTS),
+        lambda x: (jnp.exp(log_softmax(x)) * COSTS[LABELS].astype(x.dtype)).sum(-1),
+    ),
+    "sigmoid_cross_entropy": (
+        lambda x: jaxent.sigmoid_cross_entropy(binary(x), SOFT, pos_weight=3.0).sum(-1),
+        lambda x: (
+            3 * SOFT.astype(x.dtype) * jnp.logaddexp(0, -binary(x))
+            + (1 - SOFT.astype(x.dtype)) * jnp.logaddexp(0, binary(x))
+        ).sum(-1),
+    ),
+    "sigmoid_stats": (
+        lambda x: jaxent.focal(jaxent.sigmoid_stats(binary(x), HARD), gamma=2.0).sum(-1),
+        lambda x: (
+            (1 / (1 + jnp.exp((2 * HARD - 1).astype(x.dtype) * binary(x)))) ** 2
+            * jnp.logaddexp(0, (1 - 2 * HARD).astype(x.dtype) * binary(x))
+        ).sum(-1),
+    ),
+}
+functions = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def truth(name, derivative):
+    """A derivative of the textbook formula, in float64 and standard promotion."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        of = FUNCTIONS[name][1]
+        return np.asarray(derivative(lambda x: of(x).sum())(jnp.asarray(LOGITS, jnp.float64)))
+
+
+def agree(got, wanted, rtol=2e-5):
+    np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol * np.abs(wanted).max())
+
+
+GRADIENTS = {
+    "grad": jax.grad,
+    "jacfwd": jax.jacfwd,
+    "jacrev": jax.jacrev,
+    "jit-grad": lambda f: jax.jit(jax.grad(f)),
+    "grad-checkpoint": lambda f: jax.grad(jax.checkpoint(f)),
+    "linearize": lambda f: lambda x: jax.vmap(
+        lambda e: jax.linearize(f, x)[1](e), out_axes=0
+    )(jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)).reshape(x.shape),
+}
+HESSIANS = {
+    "fwd-rev": lambda f: jax.jacfwd(jax.grad(f)),
+    "rev-rev": lambda f: jax.jacrev(jax.grad(f)),
+    "rev-fwd": lambda f: jax.jacrev(jax.jacfwd(f)),
+    "fwd-fwd": lambda f: jax.jacfwd(jax.jacfwd(f)),
+    "jit-hessian": lambda f: jax.jit(jax.hessian(f)),
+}
+
+
+@functions
+def test_first_derivatives_in_every_mode(name):
+    ours = FUNCTIONS[name][0]
+    wanted = truth(name, jax.grad)
+    for mode, derivative in GRADIENTS.items():
+        got = derivative(lambda x: ours(x).sum())(jnp.asarray(LOGITS))
+        agree(got, wanted), mode
+
+
+@functions
+def test_second_derivatives_in_every_order(name):
+    ours = FUNCTIONS[name][0]
+    wanted = truth(name, jax.hessian)
+    for mode, derivative in HESSIANS.items():
+        got = derivative(lambda x: ours(x).sum())(jnp.asarray(LOGITS))
+        assert np.isfinite(got).all(), mode
+        agree(got, wanted)
+
+
+@functions
+def test_third_derivative(name):
+    ours = FUNCTIONS[name][0]
+    direction = jnp.asarray(RNG.normal(size=LOGITS.shape).astype(np.float32))
+
+    def third(f):
+        def along(x, order):
+            of = f
+            for _ in range(order):
+                of = lambda x, of=of: jax.jvp(of, (x,), (direction.astype(x.dtype),))[1]
+            return of(x)
+
+        return lambda x: along(x, 3)
+
+    wanted = truth(name, third)
+    got = jax.jit(third(lambda x: ours(x).sum()))(jnp.asarray(LOGITS))
+    agree(got, wanted, rtol=1e-4)
+
+
+@functions
+def test_per_example_gradients_and_hessian_vector_products_under_vmap(name):
+    ours = FUNCTIONS[name][0]
+    batch = jnp.stack([LOGITS, np.where(np.isfinite(LOGITS), LOGITS[::-1], LOGITS)])
+    vector = jnp.ones_like(LOGITS)
+    f = lambda x: ours(x).sum()
+    for of in (jax.grad(f), lambda x: jax.jvp(jax.grad(f), (x,), (vector,))[1]):
+        agree(jax.jit(jax.vmap(of))(batch), np.stack([of(x) for x in batch]), rtol=1e-5)
+
+
+@functions
+def test_inside_scan_and_cond(name):
+    ours = FUNCTIONS[name][0]
+
+    def scanned(x):
+        step = lambda total, scale: (total + ours(x * scale).sum(), None)
+        total, _ = jax.lax.scan(step, 0.0, jnp.array([1.0, 0.5]))
+        return jax.lax.cond(total > -1, lambda: total, lambda: 2 * total)
+
+    finite = jnp.where(jnp.isfinite(LOGITS), LOGITS, -3)
+    unrolled = lambda x: ours(x).sum() + ours(x * 0.5).sum()
+    agree(jax.jit(jax.grad(scanned))(finite), jax.grad(unrolled)(finite), rtol=1e-5)
+
+
+def test_one_example_and_many_axes():
+    x = jnp.asarray(RNG.normal(size=(2, 3, 4, CLASSES)).astype(np.float32))
+    y = jnp.asarray(RNG.integers(0, CLASSES, (2, 3, 4)).astype(np.int16))
+    batched = jaxent.cross_entropy(x, y)
+    mapped = jax.vmap(jax.vmap(jax.vmap(jaxent.cross_entropy)))(x, y)
+    np.testing.assert_allclose(batched, mapped, rtol=1e-6)
+    np.testing.assert_allclose(batched[1, 2, 3], jaxent.cross_entropy(x[1, 2, 3], y[1, 2, 3]), 1e-6)
+    by_axis = jax.vmap(jaxent.cross_entropy, in_axes=(1, 1), out_axes=1)(x, y)
+    np.testing.assert_allclose(by_axis, batched, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "gamma", "q", "epsilon", "pos_weight"])
+def test_options_are_traced_differentiable_and_never_retrace(name):
+    losses = {
+        "label_smoothing": jaxent.smoothed_nll,
+        "gamma": jaxent.focal,
+        "q": jaxent.generalized_cross_entropy,
+        "epsilon": jaxent.poly1,
+    }
+    traces = []
+
+    @jax.jit
+    def of(x, option):
+        traces.append(1)
+        if name == "pos_weight":
+            return jaxent.sigmoid_cross_entropy(binary(x), SOFT, pos_weight=option).sum()
+        return losses[name](jaxent.softmax_stats(x, LABELS), **{name: option}).sum()
+
+    values = [0.25, 0.5, 1.0]
+    got = [of(LOGITS, v) for v in values]
+    assert len(traces) == 1 and len({float(g) for g in got}) == 3
+    slope = jax.grad(of, 1)(LOGITS, 0.5)
+    step = 1e-2
+    secant = (float(of(LOGITS, 0.5 + step)) - float(of(LOGITS, 0.5 - step))) / (2 * step)
+    np.testing.assert_allclose(slope, secant, rtol=2e-3)
+    curvature = jax.grad(jax.grad(of, 1), 1)(LOGITS, 0.5)
+    assert np.isfinite(curvature)
+    agree(jax.vmap(of, (None, 0))(LOGITS, jnp.array(values)), np.array(got), rtol=1e-6)
+
+
+# --- dtypes -----------------------------------------------------------------------------------
+
+
+@functions
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32], ids=str)
+def test_narrow_logits_give_float32_losses_and_gradients_of_their_own_dtype(name, dtype):
+    ours = FUNCTIONS[name][0]
+    x = jnp.asarray(LOGITS).astype(dtype)
+    losses = ours(x)
+    assert losses.dtype == jnp.float32
+    agree(losses, ours(x.astype(jnp.float32)), rtol=1e-6)
+    grads = jax.grad(lambda x: ours(x).sum())(x)
+    assert grads.dtype == dtype
+    wanted = jax.grad(lambda x: ours(x).sum())(x.astype(jnp.float32))
+    np.testing.assert_allclose(
+        grads.astype(jnp.float32), wanted, rtol=float(jnp.finfo(dtype).eps), atol=1e-7
+    )
+
+
+@functions
+def test_float64_logits_give_float64_losses(name):
+    ours, textbook = FUNCTIONS[name]
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        x = jnp.asarray(LOGITS, jnp.float64)
+        assert ours(x).dtype == jnp.float64
+        np.testing.assert_allclose(ours(x), textbook(x), rtol=1e-9)  # as far as p_y − 1 goes
+
+
+@functions
+def test_float32_logits_stay_float32_under_x64(name):
+    ours = FUNCTIONS[name][0]
+    with jax.enable_x64(True):
+        x = jnp.asarray(LOGITS)
+        assert x.dtype == jnp.float32
+        assert ours(x).dtype == jnp.float32
+        assert jax.grad(lambda x: ours(x).sum())(x).dtype == jnp.float32
+
+
+def test_reductions_and_weights_under_x64():
+    with jax.enable_x64(True):
+        losses = jnp.ones(3, jnp.float32)
+        weights = np.ones(3, np.float64)
+        for reduce in (jaxent.weighted_mean, jaxent.nonzero_mean, jaxent.plain_mean):
+            assert reduce(losses, weights).dtype == jnp.float32
+        assert jaxent.weights.counts(np.array([0, 1]), 2).dtype == jnp.int32
+        assert jaxent.class_weights(np.array([0, 1]), np.ones(2, np.float32)).dtype == jnp.float32
+
+
+# --- modes ------------------------------------------------------------------------------------
+
+
+@functions
+def test_no_tracer_leaks(name):
+    ours = FUNCTIONS[name][0]
+    with jax.checking_leaks():
+        jax.jit(jax.hessian(lambda x: ours(x).sum()))(jnp.asarray(LOGITS))
+
+
+@functions
+def test_debug_nans_is_quiet_with_an_impossible_class(name):
+    ours = FUNCTIONS[name][0]
+    with jax.debug_nans(True):
+        x = jnp.asarray(LOGITS)
+        assert np.isfinite(ours(x)).all()
+        assert np.isfinite(jax.jit(jax.grad(lambda x: ours(x).sum()))(x)).all()
+
+
+def test_export_of_value_and_grad_with_symbolic_shapes():
+    def of(x, y, where):
+        s = jaxent.softmax_stats(x, y, where=where)
+        return jaxent.weighted_mean(jaxent.smoothed_nll(s, label_smoothing=0.1), where)
+
+    batch, classes = jax.export.symbolic_shape("batch, classes")
+    exported = jax.export.export(jax.jit(jax.value_and_grad(of)))(
+        jax.ShapeDtypeStruct((batch, classes), jnp.float32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+        jax.ShapeDtypeStruct((batch,), jnp.bool_),
+    )
+    args = LOGITS, LABELS, np.array([True, False, True])
+    for got, wanted in zip(exported.call(*args), jax.value_and_grad(of)(*args), strict=True):
+        agree(got, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_lowers_for_accelerators(platform):
+    of = jax.value_and_grad(lambda x: jaxent.weighted_mean(jaxent.cross_entropy(x, LABELS)))
+    assert jax.jit(of).trace(LOGITS).lower(lowering_platforms=(platform,)).as_text()
+
+
+# --- meshes -----------------------------------------------------------------------------------
+
+SHARDED = {
+    "cross_entropy": lambda x, y, q: jaxent.cross_entropy(x, y),
+    "smoothed z-loss": lambda x, y, q: (
+        lambda s: jaxent.smoothed_nll(s, label_smoothing=0.1) + 1e-2 * jaxent.z_loss(s)
+    )(jaxent.softmax_stats(x, y)),
+    "where": lambda x, y, q: jaxent.cross_entropy(x, y, where=y != 3),
+    "class_weights": lambda x, y, q: (
+        jaxent.cross_entropy(x, y) * jaxent.class_weights(y, jnp.arange(1.0, 17.0))
+    ),
+    "soft_cross_entropy": lambda x, y, q: jaxent.soft_cross_entropy(x, q),
+    "kl_divergence": lambda x, y, q: jaxent.kl_divergence(x, q),
+    "expected_cost": lambda x, y, q: jaxent.expected_cost(x, y, jnp.eye(16)),
+    "cost_weights": lambda x, y, q: (
+        jaxent.cross_entropy(x, y) * jaxent.cost_weights(y, y, 1 + jnp.eye(16))
+    ),
+    "sigmoid": lambda x, y, q: jaxent.sigmoid_cross_entropy(x, q, pos_weight=2.0).sum(-1),
+    "sigmoid_stats": lambda x, y, q: jaxent.focal(
+        jaxent.sigmoid_stats(x, (q > 0.1).astype(jnp.int32)), gamma=2.0
+    ).sum(-1),
+}
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("spec", [("data", None), (None, "model"), ("data", "model")], ids=str)
+@pytest.mark.parametrize("name", SHARDED)
+def test_sharded_batch_and_classes(name, axis_type, spec):
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(8, 16)) * 4).astype(np.float32)
+    y = rng.integers(0, 16, 8).astype(np.int32)
+    q = rng.dirichlet(np.ones(16), 8).astype(np.float32)
+
+    def of(x, y, q):
+        losses = SHARDED[name](x, y, q)
+        return jaxent.weighted_mean(losses, y != 5), losses
+
+    (wanted, losses), grads = jax.value_and_grad(of, has_aux=True)(*map(jnp.asarray, (x, y, q)))
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    place = lambda a, *s: jax.device_put(a, NamedSharding(mesh, PartitionSpec(*s)))
+    with jax.set_mesh(mesh):
+        args = place(x, *spec), place(y, spec[0]), place(q, *spec)
+        step = jax.jit(jax.value_and_grad(of, has_aux=True))
+        (got, got_losses), got_grads = step(*args)
+        program = step.lower(*args).compile().as_text()
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(got_losses), losses, rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(got_grads), grads, rtol=1e-5, atol=1e-8)
+    if name == "cross_entropy":
+        assert "all-gather" not in program and "all-to-all" not in program
+
+
+def test_counts_of_sharded_labels():
+    labels = np.arange(16, dtype=np.int32) % 5
+    for axis_type in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(axis_type,))
+        with jax.set_mesh(mesh):
+            sharded = jax.device_put(labels, NamedSharding(mesh, PartitionSpec("data")))
+            for counts in (jaxent.weights.counts, jax.jit(jaxent.weights.counts, static_argnums=1)):
+                np.testing.assert_array_equal(counts(sharded, 5), [4, 3, 3, 3, 3])
+
+
+# --- programs ---------------------------------------------------------------------------------
+
+BIG = jax.ShapeDtypeStruct((1024, 32000), jnp.float32)
+BIG_LABELS = jax.ShapeDtypeStruct((1024,), jnp.int32)
+BIG_MASK = jax.ShapeDtypeStruct((1024,), jnp.bool_)
+
+
+def weighted(loss):
+    return lambda x, y, where: jaxent.weighted_mean(loss(jaxent.softmax_stats(x, y, where=where)))
+
+
+PROGRAMS = {
+    "cross_entropy": lambda x, y, where: jaxent.cross_entropy(x, y).mean(),
+    "where": weighted(jaxent.nll),
+    "z_loss": weighted(lambda s: jaxent.nll(s) + 1e-4 * jaxent.z_loss(s)),
+    "focal": weighted(lambda s: jaxent.focal(s, gamma=2.0)),
+    "vmap": lambda x, y, where: jax.vmap(jaxent.cross_entropy)(x, y).mean(),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_value_and_grad_stores_no_row_of_classes(name):
+    step = jax.jit(jax.value_and_grad(PROGRAMS[name]))
+    compiled = step.lower(BIG, BIG_LABELS, BIG_MASK).compile()
+    logits = BIG.size * 4
+    assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * logits
+    program = compiled.as_text()
+    assert "scatter(" not in program
+    assert "one_hot" not in program
+    passes = Counter(re.findall(r" (exponential|sort|while)\(", program))
+    assert passes["sort"] == 0 and passes["exponential"] <= 4  # forward, backward, per-row scalars
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "z_loss"])
+def test_value_stores_no_row_of_classes(name):
+    compiled = jax.jit(PROGRAMS[name]).lower(BIG, BIG_LABELS, BIG_MASK).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * BIG.size * 4
+
+
+def test_no_computation_for_statistics_that_no_loss_asks_for():
+    """The mean logit is dead code in a plain cross-entropy."""
+
+    def flops(of):
+        compiled = jax.jit(jax.value_and_grad(of)).lower(BIG, BIG_LABELS, BIG_MASK).compile()
+        return compiled.cost_analysis()["flops"]
+
+    smoothed = weighted(lambda s: jaxent.smoothed_nll(s, label_smoothing=0.1))
+    assert flops(weighted(jaxent.nll)) < 0.8 * flops(smoothed)
+
+
+def test_importing_jaxent_leaves_optax_and_matplotlib_alone():
+    import subprocess
+    import sys
+
+    heavy = "{'optax', 'matplotlib', 'flax', 'jaxent.train', 'jaxent.debug'}"
+    code = f"import sys, jaxent; print(sorted({heavy} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+    assert {"train", "weights", "cross_entropy", "debug", "plot"} <= set(dir(jaxent))
+    with pytest.raises(AttributeError, match="no attribute 'crossentropy'"):
+        _ = jaxent.crossentropy
