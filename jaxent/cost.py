@@ -65,8 +65,8 @@ def cost_weights(
 ) -> Float[Array, "*batch"]:
     r"""Weights by true and predicted class, :math:`M_{y\hat y}`, for any loss.
 
-    ``predictions`` are decisions, usually ``jnp.argmax(logits, -1)``: no gradient passes through them.
-    A correct prediction weighs the diagonal: with a diagonal of 0 it is no longer trained on.
+    ``predictions`` are decisions, usually ``jnp.argmax(logits, -1)``: no gradient passes through
+    them. A correct prediction weighs the diagonal: with a diagonal of 0 it is no longer trained on.
 
     Args:
       labels: true classes in ``[0, num_classes)``, any integer dtype, ``[...]``.

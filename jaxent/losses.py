@@ -40,8 +40,8 @@ def cross_entropy(
 ) -> Float[Array, "*batch"]:
     r"""Softmax cross-entropy of integer labels, one loss an example.
 
-    Shorthand for ``nll(softmax_stats(logits, labels, where=where))``. Weights and reductions are not
-    options here: ``weighted_mean(cross_entropy(logits, labels), weights)``.
+    Shorthand for ``nll(softmax_stats(logits, labels, where=where))``. Weights and reductions are
+    not options here: ``weighted_mean(cross_entropy(logits, labels), weights)``.
 
     Args:
       logits: unnormalised log-probabilities, float ``[..., num_classes]``.
@@ -49,8 +49,8 @@ def cross_entropy(
       where: bool ``[...]``; a False example has loss 0 and no gradient, whatever it holds.
 
     Returns:
-      losses ``[...]`` in nats, float32 (float64 for float64 logits); NaN, with a NaN gradient, where a
-      label is out of range.
+      losses ``[...]`` in nats, float32 (float64 for float64 logits); NaN, with a NaN gradient,
+      where a label is out of range.
 
     Raises:
       TypeError: logits not floating-point, labels not integer, ``where`` not bool.
@@ -216,8 +216,8 @@ def poly1(s: LogitStats, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
 
     Args:
       s: statistics ``[...]``.
-      epsilon: the weight of the first polynomial term, a scalar ≥ −1 (below, confident examples would
-        be pushed away). May be traced; differentiable.
+      epsilon: the weight of the first polynomial term, a scalar ≥ −1 (below, confident examples
+        would be pushed away). May be traced; differentiable.
 
     Returns:
       losses ``[...]``.

@@ -15,9 +15,7 @@ from jaxent._numerics import times
 Weights = Real[Array, "*batch"] | Integer[Array, "*batch"] | Bool[Array, "*batch"] | None
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=("total", "weight"), meta_fields=()
-)
+@partial(jax.tree_util.register_dataclass, data_fields=("total", "weight"), meta_fields=())
 @dataclasses.dataclass(frozen=True)
 class WeightedSum:
     """Σ w·loss and Σ w: all that a weighted mean needs to know of a batch.

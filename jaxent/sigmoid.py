@@ -27,8 +27,8 @@ def sigmoid_cross_entropy(
     Args:
       logits: float, any shape.
       targets: probabilities in [0, 1] (or bool, or 0/1 integers), exactly the logits' shape.
-      pos_weight: factor of the positive term, ≥ 0: a scalar, or ``[classes]`` for the last axis; see
-        :func:`jaxent.weights.positive`. May be traced; differentiable.
+      pos_weight: factor of the positive term, ≥ 0: a scalar, or ``[classes]`` for the last axis;
+        see :func:`jaxent.weights.positive`. May be traced; differentiable.
       where: bool, the logits' shape; a False element has loss 0 and no gradient, whatever it holds.
 
     Returns:
@@ -36,12 +36,12 @@ def sigmoid_cross_entropy(
 
     Raises:
       TypeError: logits not floating-point, targets not real, ``where`` not bool.
-      ValueError: shapes differ (nothing is broadcast), or ``pos_weight`` negative or NaN (NaN losses
-        where it is traced) or of another shape.
+      ValueError: shapes differ (nothing is broadcast), or ``pos_weight`` negative or NaN (NaN
+        losses where it is traced) or of another shape.
 
     References:
-      ``tf.nn.sigmoid_cross_entropy_with_logits``, ``tf.nn.weighted_cross_entropy_with_logits`` (whose
-      gradient is wrong at x = 0; here it is right).
+      ``tf.nn.sigmoid_cross_entropy_with_logits``, ``tf.nn.weighted_cross_entropy_with_logits``
+      (whose gradient is wrong at x = 0; here it is right).
 
     Example:
       >>> x = jnp.array([[0.0, 100.0], [-30.0, 2.0]])

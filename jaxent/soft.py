@@ -21,8 +21,8 @@ def soft_cross_entropy(
 ) -> Float[Array, "*batch"]:
     r"""Softmax cross-entropy of target distributions: :math:`-\sum_j q_j \log p_j`.
 
-    Rows need not sum to 1: the gradient is :math:`(\sum_k q_k)\, p_j - q_j` for any row, 0 for a row of
-    zeros. A target of 0 on a class ruled out by a −inf logit adds nothing.
+    Rows need not sum to 1: the gradient is :math:`(\sum_k q_k)\, p_j - q_j` for any row, 0 for a
+    row of zeros. A target of 0 on a class ruled out by a −inf logit adds nothing.
 
     Args:
       logits: unnormalised log-probabilities, float ``[..., num_classes]``.
@@ -37,8 +37,8 @@ def soft_cross_entropy(
       ValueError: shapes differ; nothing is broadcast.
 
     References:
-      ``tf.nn.softmax_cross_entropy_with_logits`` (whose gradient is wrong where a row does not sum to
-      1; here it is right), ``optax.softmax_cross_entropy``.
+      ``tf.nn.softmax_cross_entropy_with_logits`` (whose gradient is wrong where a row does not sum
+      to 1; here it is right), ``optax.softmax_cross_entropy``.
 
     Example:
       >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
@@ -77,8 +77,9 @@ def kl_divergence(
       TypeError, ValueError: as :func:`soft_cross_entropy`.
 
     References:
-      Kullback and Leibler, *On Information and Sufficiency*, 1951. ``torch.nn.functional.kl_div`` and
-      ``optax.losses.kl_divergence`` take log-probabilities: those are logits, pass them as they are.
+      Kullback and Leibler, *On Information and Sufficiency*, 1951. ``torch.nn.functional.kl_div``
+      and ``optax.losses.kl_divergence`` take log-probabilities: those are logits, pass them as they
+      are.
 
     Example:
       >>> logits = jnp.log(jnp.array([0.25, 0.25, 0.5]))
@@ -94,8 +95,9 @@ def kl_divergence(
     return _soft(logits, q, where) + jnp.sum(q * jnp.log(jnp.where(q == 0, 1, q)), -1)
 
 
-# Value. With a the largest class, −log p_j = (top − x_j) + log_z, two terms that are never negative,
-# and log_z = −log p_a without cancellation (see stats.py): a one-hot row is as exact as its label.
+# Value. With a the largest class, −log p_j = (top − x_j) + log_z, two terms that are never
+# negative, and log_z = −log p_a without cancellation (see stats.py): a one-hot row is as exact as
+# its label.
 #
 # Derivative. ∂/∂x_j = Q p_j − q_j with Q = Σ q. At a, where p_a may be all but 1, it is written
 #     (Q − q_a) p_a − q_a (1 − p_a)

@@ -1,8 +1,8 @@
 """The few numbers through which a softmax loss sees its logits, and their dense source.
 
-Every loss of :mod:`jaxent.losses` is a function of a :class:`LogitStats`; whatever can make one (dense
-logits here, two-class logits in :mod:`jaxent.sigmoid`) works with all of them. This is the only
-dense code of integer labels that touches a class axis.
+Every loss of :mod:`jaxent.losses` is a function of a :class:`LogitStats`; whatever can make one
+(dense logits here, two-class logits in :mod:`jaxent.sigmoid`) works with all of them. This is the
+only dense code of integer labels that touches a class axis.
 """
 
 import dataclasses
@@ -33,9 +33,9 @@ class LogitStats:
       nll: −log p_y in nats, without cancellation: exact to rounding for a confident example too.
       log_normalizer: log Σ_c e^(x_c).
       mean_logit: the mean logit, over the classes that are possible (not −inf).
-      mean_nll: ``log_normalizer − mean_logit``, the mean of −log p_c over the possible classes, from
-        shifted logits so that it survives a large offset. Sources that cannot do better leave it
-        out and get the difference.
+      mean_nll: ``log_normalizer − mean_logit``, the mean of −log p_c over the possible classes,
+        from shifted logits so that it survives a large offset. Sources that cannot do better leave
+        it out and get the difference.
 
     Example:
       >>> s = softmax_stats(jnp.log(jnp.array([0.5, 0.25, 0.25])), jnp.array(0))
@@ -86,8 +86,8 @@ def softmax_stats(
     Args:
       logits: unnormalised log-probabilities, float ``[..., num_classes]``.
       labels: class indices in ``[0, num_classes)``, any integer dtype, ``[...]``.
-      where: bool ``[...]``; False makes an example inert: its statistics are 0, and whatever its row
-        and label hold adds exactly nothing to any value or gradient.
+      where: bool ``[...]``; False makes an example inert: its statistics are 0, and whatever its
+        row and label hold adds exactly nothing to any value or gradient.
 
     Returns:
       :class:`LogitStats` of shape ``[...]``, float32 (float64 for float64 logits).
@@ -135,7 +135,6 @@ def others(indices: jax.Array, num_classes: int, dtype) -> jax.Array:
     Arithmetic, not ``iota == index``: XLA:CPU fuses a compare or a select into no reduction and
     would write the whole array first.
     """
-
     exact = isinstance(num_classes, int) and num_classes <= 2**24  # as far as float32 counts
     kind = dtype if exact else jnp.int32
     place = lax.iota(kind, num_classes).reshape((1,) * indices.ndim + (num_classes,))
@@ -180,21 +179,21 @@ def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
 #
-# Value. Relative to the largest logit, top, with S the sum of e^(x_j − top) over the classes *other*
-# than the label and gap = top − x_y ≥ 0,
+# Value. Relative to the largest logit, top, with S the sum of e^(x_j − top) over the classes
+# *other* than the label and gap = top − x_y ≥ 0,
 #     log_z = log Σ_j e^(x_j − top) = log1p(S + expm1(−gap)),      nll = gap + log_z.
-# Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where it
-# is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
+# Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where
+# it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
-# S needs care in its far tail. The rounding of x_j − top is up to |x_j − top| ulp/2 absolute, 64 ulp
-# of its exponential, so the exact remainder of the subtraction is carried into the sum; and e^(x_j −
-# top) may underflow where S is a normal number, so it is squared from its scaled root.
+# S needs care in its far tail. The rounding of x_j − top is up to |x_j − top| ulp/2 absolute, 64
+# ulp of its exponential, so the exact remainder of the subtraction is carried into the sum; and
+# e^(x_j − top) may underflow where S is a normal number, so it is squared from its scaled root.
 #
 # Derivative. With p_j = e^(x_j − top − log_z),
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y from nll, never as p_y − 1
 #     d log_z = Σ_{j≠y} p_j dx_j + p_y dx_y           (top is a constant: it cancels in top + log_z)
-# The rule is linear in dx and sits in jax.checkpoint, so reverse mode transposes it and recomputes p
-# from the logits: no [..., num_classes] residual. p depends on the logits through log_z and nll
+# The rule is linear in dx and sits in jax.checkpoint, so reverse mode transposes it and recomputes
+# p from the logits: no [..., num_classes] residual. p depends on the logits through log_z and nll
 # alone, whose own rule this is, so every higher order follows.
 
 
@@ -218,10 +217,10 @@ def _label_stats_value(logits, labels, where):
     top = jnp.max(logits, -1).astype(x.dtype)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    rest = jnp.sum(others(y, x.shape[-1], x.dtype) * _scaled_exp(x, top), -1) * _scale(x.dtype) ** -2
-    log_z = jnp.log1p(rest + jnp.expm1(-gap))
-    undefined = (top == -jnp.inf) | ((top == jnp.inf) & (log_z > 0))  # no class, or two infinite ones
-    log_z = jnp.where(undefined, jnp.nan, log_z)
+    scaled_rest = jnp.sum(others(y, x.shape[-1], x.dtype) * _scaled_exp(x, top), -1)
+    log_z = jnp.log1p(scaled_rest / _scale(x.dtype) ** 2 + jnp.expm1(-gap))
+    no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
+    log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
     return live(where, gap + log_z), live(where, log_z), live(where, top)
 
 
@@ -234,7 +233,8 @@ def _scaled_exp(x, top):
     info = jnp.finfo(x.dtype)
     top = jnp.clip(top, info.min, info.max)
     depth = jnp.maximum(3 * info.maxexp, jnp.abs(top) * 2.0**-20)  # below it all is 0, −inf too
-    difference, error = two_diff(jnp.clip(x, (top - depth)[..., None], top[..., None]), top[..., None])
+    top, bottom = top[..., None], (top - depth)[..., None]
+    difference, error = two_diff(jnp.clip(x, bottom, top), top)
     root = jnp.exp(difference / 2) * _scale(x.dtype)
     return root * root * (1 + error)
 
@@ -249,10 +249,10 @@ def _label_stats_jvp(primals, tangents):
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
 def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits):
-    x = logits.astype(_checks.accumulator(logits))
+    x = live(where, logits).astype(_checks.accumulator(logits))
     dx = d_logits.astype(x.dtype)
     other = others(class_indices(live(where, labels), x.shape[-1]), x.shape[-1], x.dtype)
-    p = live(where, probabilities(x, log_z, top)) * other
+    p = probabilities(x, log_z, top) * other
     d_nll = (p - (1 - other) * one_minus_exp(nll)[..., None]) * dx
     d_log_z = (p + (1 - other) * jnp.exp(-nll)[..., None]) * dx
     return live(where, jnp.sum(d_nll, -1)), live(where, jnp.sum(d_log_z, -1))
@@ -281,7 +281,7 @@ def _mean_gap_value(logits, where, top):
 
 @_mean_gap.defjvp
 def _mean_gap_jvp(primals, tangents):
-    logits, where, top = primals
+    logits, where, _ = primals
     return _mean_gap(*primals), _mean_gap_tangent(logits, where, tangents[0])
 
 

@@ -1,8 +1,8 @@
 """Train steps whose loss is a :class:`~jaxent.WeightedSum`: exact however a batch is split.
 
-A mean of means is not the mean: micro-batches and devices with uneven weights have to add their sums
-and divide once. Here an *objective* returns the two sums, and whoever sees the last of the batch
-divides. Parameters are any pytree of arrays: a Flax Linen ``params`` dict, the state of
+A mean of means is not the mean: micro-batches and devices with uneven weights have to add their
+sums and divide once. Here an *objective* returns the two sums, and whoever sees the last of the
+batch divides. Parameters are any pytree of arrays: a Flax Linen ``params`` dict, the state of
 ``nnx.split``, the arrays of ``eqx.partition``, or your own.
 """
 
@@ -88,15 +88,16 @@ def value_and_grad(objective: Objective, *, has_aux: bool = False) -> Callable:
 def accumulate(objective: Objective, micro_batches: int, *, has_aux: bool = False) -> Callable:
     """:func:`value_and_grad` in micro-batches: the whole batch's mean and gradient, less memory.
 
-    The batch is split along the leading axis of every leaf into ``micro_batches`` equal shares (row i
-    goes to share i modulo ``micro_batches``, which keeps a sharded axis where it is). Sums are added
-    over the shares and divided once, so uneven and zero weights, padding and all-padding shares
-    included, give the same mean and gradient as the whole batch, up to rounding.
+    The batch is split along the leading axis of every leaf into ``micro_batches`` equal shares (row
+    i goes to share i modulo ``micro_batches``, which keeps a sharded axis where it is). Sums are
+    added over the shares and divided once, so uneven and zero weights, padding and all-padding
+    shares included, give the same mean and gradient as the whole batch, up to rounding.
 
     Args:
       objective: as :func:`value_and_grad`.
-      micro_batches: the number of shares; must divide every leading axis. Pad a ragged batch with
-        rows of weight 0.
+      micro_batches: the number of shares; must divide the leading axis of every leaf. Pad a ragged
+        batch with rows of weight 0; what all rows share (a table, say) belongs in a closure or in
+        the parameters.
       has_aux: whether the objective returns something beside its sum.
 
     Returns:
@@ -104,7 +105,8 @@ def accumulate(objective: Objective, micro_batches: int, *, has_aux: bool = Fals
       stacked along a leading axis of size ``micro_batches``.
 
     Raises:
-      ValueError: ``micro_batches`` < 1, or when called, a leaf whose leading axis it does not divide.
+      ValueError: ``micro_batches`` < 1, or when called, a leaf whose leading axis it does not
+        divide.
 
     Example:
       >>> import jaxent
@@ -174,9 +176,9 @@ def train_step(
       has_aux: whether the objective returns something beside its sum.
 
     Returns:
-      ``(params, opt_state, batch) -> (params, opt_state, part)``; ``part.mean()`` is the loss before
-      the step. With ``has_aux`` the last is ``(part, aux)``. The old ``params`` and ``opt_state`` are
-      donated: use the returned ones.
+      ``(params, opt_state, batch) -> (params, opt_state, part)``; ``part.mean()`` is the loss
+      before the step. With ``has_aux`` the last is ``(part, aux)``. The old ``params`` and
+      ``opt_state`` are donated: use the returned ones.
 
     Example:
       >>> import jaxent
@@ -195,8 +197,8 @@ def train_step(
         mean_and_grad = accumulate(objective, micro_batches, has_aux=has_aux)
 
     def step(params, opt_state, batch):
-        def value_fn(params, weight=None):  # Optax' line searches refuse what value_fn does not take
-            del weight
+        def value_fn(params, weight=None):
+            del weight  # Optax' line searches refuse an extra argument that value_fn does not take
             return _part_and_aux(objective(params, batch), has_aux)[0].mean()
 
         (loss, extra), grads = mean_and_grad(params, batch)
@@ -277,7 +279,9 @@ def weighted_multi_steps(
         weight = jnp.asarray(weight, jnp.float32)
         gathered = WeightedSum(
             jax.tree.map(
-                lambda so_far, g: so_far + times(weight.astype(so_far.dtype), g.astype(so_far.dtype)),
+                lambda so_far, g: (
+                    so_far + times(weight.astype(so_far.dtype), g.astype(so_far.dtype))
+                ),
                 state.gathered.total,
                 updates,
             ),
@@ -302,7 +306,7 @@ def weighted_multi_steps(
 
         return lax.cond(state.mini_step + 1 >= every_k(state.gradient_step), step, wait)
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)  # ty: ignore[invalid-argument-type]
 
 
 def _part_and_aux(result, has_aux):

@@ -230,8 +230,8 @@ def effective_number(
       table ``[classes]``, float32 or wider.
 
     Raises:
-      ValueError: as :func:`balanced`; ``beta`` outside [0, 1) (NaN where it is traced); ``normalize``
-        unknown.
+      ValueError: as :func:`balanced`; ``beta`` outside [0, 1) (NaN where it is traced);
+        ``normalize`` unknown.
 
     References:
       Cui et al., `Class-Balanced Loss <https://arxiv.org/abs/1901.05555>`_, 2019.
@@ -307,8 +307,9 @@ def positive(num_negative: ArrayLike, num_positive: ArrayLike) -> Float[Array, "
 def log_prior(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
     r"""Log class frequencies, :math:`\log(n_c / N)`, the offsets of logit adjustment.
 
-    Train with ``cross_entropy(logits + log_prior(counts), labels)`` and predict with the bare logits:
-    the balanced classifier without any weight. (Logits are adjusted before their statistics.)
+    Train with ``cross_entropy(logits + log_prior(counts), labels)`` and predict with the bare
+    logits: the balanced classifier without any weight. (Logits are adjusted before their
+    statistics.)
 
     Args:
       counts: examples per class, integer or float ``[classes]``.
@@ -354,14 +355,14 @@ def _not_negative(name: str, n: Array) -> Array:
 def _not_empty(name: str, n: Array) -> Array:
     if _checks.concrete(n) and (n == 0).any():
         raise ValueError(
-            f"{name} must be positive: class {int(jnp.argmin(n))} has no examples and its weight would "
-            "be infinite. Leave the class out, or add a prior count, say counts + 1."
+            f"{name} must be positive: class {int(jnp.argmin(n))} has no examples and its weight "
+            "would be infinite. Leave the class out, or add a prior count, say counts + 1."
         )
     return n
 
 
 def _normalize(table: Array, how: str | None) -> Array:
-    scales = {None: None, "max": jnp.max, "mean": jnp.mean, "sum": jnp.sum}
+    scales = {None: jnp.ones_like, "max": jnp.max, "mean": jnp.mean, "sum": jnp.sum}
     if how not in scales:
         raise ValueError(f'normalize must be None, "max", "mean" or "sum"; got {how!r}.')
-    return table if how is None else table / scales[how](table)
+    return table / scales[how](table)

@@ -1,4 +1,4 @@
-"""Every function under every transformation, mode and mesh; the memory and the programs it compiles to."""
+"""Every function under every transformation, mode and mesh; the programs it compiles to."""
 
 import re
 from collections import Counter
@@ -74,9 +74,7 @@ FUNCTIONS = {
     ),
     "kl_divergence": (
         lambda x: jaxent.kl_divergence(x, SOFT),
-        lambda x: safe_dot(
-            SOFT.astype(x.dtype), LOG_SOFT.astype(x.dtype) - log_softmax(x)
-        ),
+        lambda x: safe_dot(SOFT.astype(x.dtype), LOG_SOFT.astype(x.dtype) - log_softmax(x)),
     ),
     "expected_cost": (
         lambda x: jaxent.expected_cost(x, LABELS, COSTS),
@@ -117,9 +115,11 @@ GRADIENTS = {
     "jacrev": jax.jacrev,
     "jit-grad": lambda f: jax.jit(jax.grad(f)),
     "grad-checkpoint": lambda f: jax.grad(jax.checkpoint(f)),
-    "linearize": lambda f: lambda x: jax.vmap(
-        lambda e: jax.linearize(f, x)[1](e), out_axes=0
-    )(jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)).reshape(x.shape),
+    "linearize": lambda f: (
+        lambda x: jax.vmap(lambda e: jax.linearize(f, x)[1](e), out_axes=0)(
+            jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
+        ).reshape(x.shape)
+    ),
 }
 HESSIANS = {
     "fwd-rev": lambda f: jax.jacfwd(jax.grad(f)),
@@ -155,13 +155,10 @@ def test_third_derivative(name):
     direction = jnp.asarray(RNG.normal(size=LOGITS.shape).astype(np.float32))
 
     def third(f):
-        def along(x, order):
-            of = f
-            for _ in range(order):
-                of = lambda x, of=of: jax.jvp(of, (x,), (direction.astype(x.dtype),))[1]
-            return of(x)
+        def along(of):
+            return lambda x: jax.jvp(of, (x,), (direction.astype(x.dtype),))[1]
 
-        return lambda x: along(x, 3)
+        return along(along(along(f)))
 
     wanted = truth(name, third)
     got = jax.jit(third(lambda x: ours(x).sum()))(jnp.asarray(LOGITS))
@@ -173,7 +170,10 @@ def test_per_example_gradients_and_hessian_vector_products_under_vmap(name):
     ours = FUNCTIONS[name][0]
     batch = jnp.stack([LOGITS, np.where(np.isfinite(LOGITS), LOGITS[::-1], LOGITS)])
     vector = jnp.ones_like(LOGITS)
-    f = lambda x: ours(x).sum()
+
+    def f(x):
+        return ours(x).sum()
+
     for of in (jax.grad(f), lambda x: jax.jvp(jax.grad(f), (x,), (vector,))[1]):
         agree(jax.jit(jax.vmap(of))(batch), np.stack([of(x) for x in batch]), rtol=1e-5)
 
@@ -183,13 +183,40 @@ def test_inside_scan_and_cond(name):
     ours = FUNCTIONS[name][0]
 
     def scanned(x):
-        step = lambda total, scale: (total + ours(x * scale).sum(), None)
+        def step(total, scale):
+            return total + ours(x * scale).sum(), None
+
         total, _ = jax.lax.scan(step, 0.0, jnp.array([1.0, 0.5]))
         return jax.lax.cond(total > -1, lambda: total, lambda: 2 * total)
 
     finite = jnp.where(jnp.isfinite(LOGITS), LOGITS, -3)
-    unrolled = lambda x: ours(x).sum() + ours(x * 0.5).sum()
-    agree(jax.jit(jax.grad(scanned))(finite), jax.grad(unrolled)(finite), rtol=1e-5)
+    unrolled = jax.grad(lambda x: ours(x).sum() + ours(x * 0.5).sum())(finite)
+    agree(jax.jit(jax.grad(scanned))(finite), unrolled, rtol=1e-5)
+
+
+@pytest.mark.parametrize("filler", [np.nan, np.inf, -np.inf, 1e4, -3e38], ids=str)
+def test_inert_rows_are_inert_in_every_derivative(filler):
+    where = np.array([True, False, True])
+    labels = np.where(where, LABELS, -100)
+    filled = jnp.where(where[:, None], LOGITS, np.float32(filler))
+    sources = {
+        "softmax": lambda x, w, y, q: jaxent.focal(
+            jaxent.softmax_stats(x, y, where=w), gamma=1.5
+        ).sum()
+        + jaxent.smoothed_nll(jaxent.softmax_stats(x, y, where=w), label_smoothing=0.1).sum(),
+        "soft": lambda x, w, y, q: jaxent.kl_divergence(x, q, where=w).sum(),
+        "cost": lambda x, w, y, q: jaxent.expected_cost(x, y, COSTS, where=w).sum(),
+    }
+    for name, of in sources.items():
+        q = jnp.where(where[:, None], SOFT, np.float32(filler))
+        kept = LOGITS[where], None, LABELS[where], SOFT[where]
+        for derivative in (jax.grad, jax.hessian, lambda f: jax.jacrev(jax.jacfwd(f))):
+            got = derivative(lambda x, of=of, q=q: of(x, where, labels, q))(filled)
+            wanted = derivative(lambda x, of=of, kept=kept: of(x, *kept[1:]))(jnp.asarray(kept[0]))
+            inert = got[~where]
+            assert (inert == 0).all(), name
+            got = got[where] if got.ndim == 2 else got[where][:, :, where]
+            np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-12)
 
 
 def test_one_example_and_many_axes():
@@ -360,7 +387,10 @@ def test_sharded_batch_and_classes(name, axis_type, spec):
 
     (wanted, losses), grads = jax.value_and_grad(of, has_aux=True)(*map(jnp.asarray, (x, y, q)))
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(axis_type,) * 2)
-    place = lambda a, *s: jax.device_put(a, NamedSharding(mesh, PartitionSpec(*s)))
+
+    def place(a, *spec):
+        return jax.device_put(a, NamedSharding(mesh, PartitionSpec(*spec)))
+
     with jax.set_mesh(mesh):
         args = place(x, *spec), place(y, spec[0]), place(q, *spec)
         step = jax.jit(jax.value_and_grad(of, has_aux=True))

@@ -113,7 +113,7 @@ def uneven(batch):
     """Micro-batches of different sizes, one empty of weight."""
     for rows in ([0, 4, 8, 12], list(range(1, 8)), [9, 10, 11], [13, *range(14, 24)]):
         rows = [r for r in rows if r < ROWS]
-        yield jax.tree.map(lambda x, rows=np.array(rows): x[rows], batch)
+        yield {k: x[np.array(rows)] for k, x in batch.items()}
 
 
 def test_weighted_multi_steps_is_the_whole_batch_step_where_multi_steps_is_not(batch):
@@ -247,7 +247,9 @@ class TestErrors:
             return jaxent.cross_entropy(linear(params, batch), jnp.abs(batch["y"]) % 7).mean()
 
         for function in (train.value_and_grad(of), train.accumulate(of, 2)):
-            with pytest.raises(TypeError, match=r"must return a jaxent\.WeightedSum.*cannot be added"):
+            with pytest.raises(
+                TypeError, match=r"must return a jaxent\.WeightedSum.*cannot be added"
+            ):
                 function(fresh_params(), batch)
 
     def test_micro_batches_must_divide_the_batch(self, batch):
