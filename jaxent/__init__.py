@@ -1,7 +1,7 @@
 """jaxent: cross-entropy for JAX, exact and composable.
 
-Logits and labels make statistics, statistics make losses (one an example), losses and weights make a
-sum that divides once::
+Logits and labels make statistics, statistics make losses (one an example), losses and weights make
+a sum that divides once::
 
     losses = jaxent.cross_entropy(logits, labels)                       # [...]
     loss = jaxent.weighted_mean(losses, jaxent.class_weights(labels, table))

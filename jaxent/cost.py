@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxent import _checks
 from jaxent._numerics import times
-from jaxent.stats import class_indices, largest_class_stats, live, others, probabilities
+from jaxent.stats import class_indices, is_class, largest_class_stats, live, probabilities
 from jaxent.weights import lookup
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -164,7 +164,7 @@ def _costs_tangent(logits, labels, d_costs, where, log_z, top):
 def _logits_tangent(logits, labels, costs, where, largest, log_z, top, d_logits):
     p = _softmax(logits, where, log_z, top)
     m, dx = _label_costs(labels, costs, where, p.dtype), d_logits.astype(p.dtype)
-    is_largest = others(largest, p.shape[-1], p.dtype) == 0
+    is_largest = is_class(largest, p)
     m_less_largest = m - jnp.sum(jnp.where(is_largest, m, 0), -1, keepdims=True)
     dx_less_largest = dx - jnp.sum(jnp.where(is_largest, dx, 0), -1, keepdims=True)
     largest_less_mean = -jnp.sum(times(p, m_less_largest), -1, keepdims=True)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
 from jaxent._numerics import one_minus_exp, times
-from jaxent.stats import largest_class_stats, live, others, probabilities
+from jaxent.stats import is_class, largest_class_stats, live, probabilities
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 
@@ -125,10 +125,10 @@ def _soft_jvp(primals, tangents):
     return losses, d_losses
 
 
-def _half_nll(x, log_z, top):
-    """−log p_j / 2, in halves: top − x_j may overflow where q_j (top − x_j) does not."""
+def _half_gap(x, top):
+    """(top − x_j) / 2, in halves: top − x_j may overflow where q_j (top − x_j) does not."""
     top = top[..., None]
-    return jnp.where(x == top, 0, top / 2 - x / 2) + log_z[..., None] / 2
+    return jnp.where(x == top, 0, top / 2 - x / 2)
 
 
 def _rows(logits, targets, where):
@@ -140,18 +140,22 @@ def _rows(logits, targets, where):
 @jax.jit
 def _soft_value(logits, targets, where, log_z, top):
     x, q = _rows(logits, targets, where)
-    return live(where, 2 * jnp.sum(times(q, _half_nll(x, log_z, top)), -1))
+    gaps = 2 * jnp.sum(times(q, _half_gap(x, top)), -1)
+    return live(where, gaps + times(jnp.sum(q, -1), log_z))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
 def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
     x, q = _rows(logits, targets, where)
-    other = others(largest, x.shape[-1], x.dtype)
+    is_largest = is_class(largest, x)
     p = probabilities(x, log_z, top)
-    q_rest, q_sum = jnp.sum(other * q, -1, keepdims=True), jnp.sum(q, -1, keepdims=True)
+    q_rest, q_sum = (
+        jnp.sum(jnp.where(is_largest, 0, q), -1, keepdims=True),
+        jnp.sum(q, -1, keepdims=True),
+    )
     at_largest = times(q_rest, p) - times(q, one_minus_exp(nll)[..., None])
-    slope = other * (times(q_sum, p) - q) + (1 - other) * at_largest
+    slope = jnp.where(is_largest, at_largest, times(q_sum, p) - q)
     return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))
 
 
@@ -160,5 +164,5 @@ def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
 def _soft_target_tangent(logits, targets, where, log_z, top, d_targets):
     x, q = _rows(logits, targets, where)
     ruled_out = (q == 0) & (x == -jnp.inf)
-    slope = jnp.where(ruled_out, 0, 2 * _half_nll(x, log_z, top))
+    slope = jnp.where(ruled_out, 0, 2 * _half_gap(x, top) + log_z[..., None])
     return live(where, jnp.sum(slope * d_targets.astype(x.dtype), -1))

@@ -129,33 +129,29 @@ def class_indices(labels: jax.Array, num_classes: int) -> jax.Array:
     return jnp.where(valid, labels.astype(jnp.int32), -1)
 
 
-def others(indices: jax.Array, num_classes: int, dtype) -> jax.Array:
-    """``[..., num_classes]``: 0 at the index, 1 at every other class.
+def is_class(indices: jax.Array, like: jax.Array) -> jax.Array:
+    """Bool ``[..., num_classes]``: where on the class axis of ``like`` each index is."""
+    place = lax.broadcasted_iota(jnp.int32, (1,) * indices.ndim + like.shape[-1:], indices.ndim)
+    mask = place == indices[..., None]
+    sharding = jax.typeof(like).sharding
+    if class_axis_is_sharded(like):
+        mask = jax.sharding.reshard(mask, sharding)
+    return mask
 
-    Arithmetic, not ``iota == index``: XLA:CPU fuses a compare or a select into no reduction and
-    would write the whole array first.
-    """
-    exact = isinstance(num_classes, int) and num_classes <= 2**24  # as far as float32 counts
-    kind = dtype if exact else jnp.int32
-    place = lax.iota(kind, num_classes).reshape((1,) * indices.ndim + (num_classes,))
-    return jnp.minimum(jnp.abs(place - indices[..., None].astype(kind)), 1).astype(dtype)
+
+def class_axis_is_sharded(x: jax.Array) -> bool:
+    """Whether an explicit mesh splits the class axis (an automatic one never shows)."""
+    spec = jax.typeof(x).sharding.spec
+    return len(spec) == x.ndim and spec[-1] is not None
 
 
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     """``x[..., index]``, NaN where the index is −1."""
-    num_classes = x.shape[-1]
-    if _class_axis_sharding(x) is not None:  # a gather along a sharded axis is ambiguous there
-        place = lax.broadcasted_iota(jnp.int32, (1,) * indices.ndim + (num_classes,), indices.ndim)
-        picked = jnp.sum(jnp.where(place == indices[..., None], x, 0), -1, dtype=x.dtype)
+    if class_axis_is_sharded(x):  # a gather along a sharded axis is ambiguous
+        picked = jnp.sum(jnp.where(is_class(indices, x), x, 0), -1, dtype=x.dtype)
         return jnp.where(indices < 0, jnp.nan, picked)
-    indices = jnp.where(indices < 0, num_classes, indices)  # "fill" would still wrap a −1
+    indices = jnp.where(indices < 0, x.shape[-1], indices)  # "fill" would still wrap a −1
     return jnp.take_along_axis(x, indices[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
-
-
-def _class_axis_sharding(x: jax.Array):
-    """The mesh axes an explicit sharding gives the class axis, or None."""
-    spec = jax.typeof(x).sharding.spec
-    return spec[-1] if len(spec) == x.ndim else None
 
 
 def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
@@ -205,22 +201,11 @@ def label_stats(logits, labels, where):
 
 def largest_class_stats(logits, where):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    largest = _argmax(logits)
+    is_top = logits == jnp.max(logits, -1, keepdims=True)
+    last = logits.shape[-1] - 1
+    place = lax.broadcasted_iota(jnp.int32, (1,) * (logits.ndim - 1) + (last + 1,), logits.ndim - 1)
+    largest = jnp.min(jnp.where(is_top, place, last), -1)  # XLA:CPU's argmax takes three times this
     return largest, label_stats(logits, largest, where)
-
-
-@jax.jit
-def _argmax(logits):
-    """The first of the largest classes, in arithmetic: XLA:CPU's argmax takes ten times as long."""
-    num_classes = logits.shape[-1]
-    if not isinstance(num_classes, int) or num_classes > 2**24:  # as far as float32 counts
-        return jnp.argmax(logits, -1).astype(jnp.int32)
-    x = lax.stop_gradient(logits).astype(_checks.accumulator(logits))
-    below = jnp.minimum(-shifted(x, jnp.max(x, -1)) / jnp.finfo(x.dtype).tiny, 1)  # 0 at the top
-    places = lax.iota(x.dtype, num_classes).reshape((1,) * (x.ndim - 1) + (num_classes,))
-    return (num_classes - 1 - jnp.max((num_classes - 1 - places) * (1 - below), -1)).astype(
-        jnp.int32
-    )
 
 
 @jax.jit
@@ -231,7 +216,7 @@ def _label_stats_value(logits, labels, where):
     top = jnp.max(logits, -1).astype(x.dtype)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    scaled_rest = jnp.sum(others(y, x.shape[-1], x.dtype) * _scaled_exp(x, top), -1)
+    scaled_rest = jnp.sum(jnp.where(is_class(y, x), 0, _scaled_exp(x, top)), -1)
     log_z = jnp.log1p(scaled_rest / _scale(x.dtype) ** 2 + jnp.expm1(-gap))
     no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
     log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
@@ -265,10 +250,10 @@ def _label_stats_jvp(primals, tangents):
 def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits):
     x = live(where, logits).astype(_checks.accumulator(logits))
     dx = d_logits.astype(x.dtype)
-    other = others(class_indices(live(where, labels), x.shape[-1]), x.shape[-1], x.dtype)
-    p = probabilities(x, log_z, top) * other
-    d_nll = (p - (1 - other) * one_minus_exp(nll)[..., None]) * dx
-    d_log_z = (p + (1 - other) * jnp.exp(-nll)[..., None]) * dx
+    is_label = is_class(class_indices(live(where, labels), x.shape[-1]), x)
+    p = probabilities(x, log_z, top)
+    d_nll = jnp.where(is_label, -one_minus_exp(nll)[..., None], p) * dx
+    d_log_z = jnp.where(is_label, jnp.exp(-nll)[..., None], p) * dx
     return live(where, jnp.sum(d_nll, -1)), live(where, jnp.sum(d_log_z, -1))
 
 
@@ -290,7 +275,7 @@ def _mean_gap_value(logits, where, top):
     possible = x != -jnp.inf
     halves = jnp.where(x == top[..., None], 0, top[..., None] / 2 - x / 2)
     scaled = jnp.sum(jnp.where(possible, halves * (2 / x.shape[-1]), 0), -1)
-    return live(where, scaled * (x.shape[-1] / possible.sum(-1).astype(x.dtype)))
+    return live(where, scaled * (x.shape[-1] / jnp.sum(possible.astype(x.dtype), -1)))
 
 
 @_mean_gap.defjvp
@@ -305,4 +290,4 @@ def _mean_gap_tangent(logits, where, d_logits):
     possible = live(where, logits != -jnp.inf)
     dx = d_logits.astype(_checks.accumulator(logits))
     total = jnp.sum(jnp.where(possible, dx, 0), -1)
-    return live(where, -total / jnp.maximum(possible.sum(-1), 1).astype(total.dtype))
+    return live(where, -total / jnp.maximum(jnp.sum(possible.astype(dx.dtype), -1), 1))

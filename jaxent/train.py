@@ -314,14 +314,14 @@ def _part_and_aux(result, has_aux):
     if not isinstance(part, WeightedSum):
         raise TypeError(
             "objective must return a jaxent.WeightedSum, such as weighted_sum(losses, weights)"
-            f"{' and aux' if has_aux else ''}; got {type(part).__name__}. A mean cannot be added up "
-            "across micro-batches or devices."
+            f"{' and aux' if has_aux else ''}; got {type(part).__name__}. A mean cannot be added "
+            "up across micro-batches or devices."
         )
     return part, aux
 
 
 def _unaliased(tree):
-    """Copies of what occurs twice: optax.lbfgs' fresh state does, and no buffer is donated twice."""
+    """Copies of what occurs twice, as in optax.lbfgs' fresh state: no buffer is donated twice."""
     seen = set()
 
     def own(x):
@@ -337,8 +337,8 @@ def _shares(x, micro_batches):
     """``[n, ...]`` as ``[micro_batches, n / micro_batches, ...]``, rows dealt in turn."""
     if not jnp.ndim(x) or x.shape[0] % micro_batches:
         raise ValueError(
-            f"micro_batches={micro_batches} must divide the leading axis of every leaf of batch; got "
-            f"one of shape {list(jnp.shape(x))}. Pad it with rows of weight 0 (where=False)."
+            f"micro_batches={micro_batches} must divide the leading axis of every leaf of batch; "
+            f"got one of shape {list(jnp.shape(x))}. Pad it with rows of weight 0 (where=False)."
         )
     dealt = x.reshape(x.shape[0] // micro_batches, micro_batches, *x.shape[1:])
     return jnp.moveaxis(dealt, 1, 0)

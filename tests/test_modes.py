@@ -200,10 +200,10 @@ def test_inert_rows_are_inert_in_every_derivative(filler):
     labels = np.where(where, LABELS, -100)
     filled = jnp.where(where[:, None], LOGITS, np.float32(filler))
     sources = {
-        "softmax": lambda x, w, y, q: jaxent.focal(
-            jaxent.softmax_stats(x, y, where=w), gamma=1.5
-        ).sum()
-        + jaxent.smoothed_nll(jaxent.softmax_stats(x, y, where=w), label_smoothing=0.1).sum(),
+        "softmax": lambda x, w, y, q: (
+            jaxent.focal(jaxent.softmax_stats(x, y, where=w), gamma=1.5).sum()
+            + jaxent.smoothed_nll(jaxent.softmax_stats(x, y, where=w), label_smoothing=0.1).sum()
+        ),
         "soft": lambda x, w, y, q: jaxent.kl_divergence(x, q, where=w).sum(),
         "cost": lambda x, w, y, q: jaxent.expected_cost(x, y, COSTS, where=w).sum(),
     }
@@ -444,12 +444,6 @@ def test_value_and_grad_stores_no_row_of_classes(name):
     assert "one_hot" not in program
     passes = Counter(re.findall(r" (exponential|sort|while)\(", program))
     assert passes["sort"] == 0 and passes["exponential"] <= 4  # forward, backward, per-row scalars
-
-
-@pytest.mark.parametrize("name", ["cross_entropy", "z_loss"])
-def test_value_stores_no_row_of_classes(name):
-    compiled = jax.jit(PROGRAMS[name]).lower(BIG, BIG_LABELS, BIG_MASK).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * BIG.size * 4
 
 
 def test_no_computation_for_statistics_that_no_loss_asks_for():
