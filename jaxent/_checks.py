@@ -5,37 +5,54 @@ the cure. The comparison goes through ``__wrapped__`` because ``chex.disable_ass
 turn a wrong shape into a wrong number.
 """
 
+import math
+import operator
 from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 
 def holds(assertion: Callable, *args) -> bool:
     """Whether a chex assertion holds, also after ``chex.disable_asserts()``."""
     try:
-        assertion.__wrapped__(*args)
+        assertion.__wrapped__(*args)  # ty: ignore[missing-attribute]
     except AssertionError:
         return False
     return True
 
 
-def describe(array: jax.Array) -> str:
+def describe(array: jax.Array | np.ndarray) -> str:
     """``float32[8, 10]``."""
     return f"{array.dtype}{list(array.shape)}"
 
 
 def array(name: str, value: ArrayLike | list) -> jax.Array:
     """Any array-like as an array, or a TypeError that names the argument."""
+    if _narrows(value):
+        wide = np.asarray(value)
+        wrong = wide[wide != wide.astype(np.int32)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} must fit 32-bit integers, into which JAX would wrap them; got "
+                f"{describe(wide)} holding {wrong[0]}. Use floats, or turn on jax_enable_x64."
+            )
     try:
         return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{name} must be an array; got {type(value).__name__}, which jnp.asarray refuses: {error}"
-        ) from None
+    except (TypeError, ValueError, OverflowError) as error:
+        came = describe(value) if isinstance(value, np.ndarray) else type(value).__name__
+        reason = f" ({error})" if isinstance(value, list | tuple | int) else ""
+        raise TypeError(f"{name} must be an array of numbers; got {came}{reason}.") from None
+
+
+def _narrows(value) -> bool:
+    """Whether these are 64-bit integers that ``jnp.asarray`` makes 32-bit, wrapping large ones."""
+    is_wide = isinstance(value, np.ndarray | np.generic) and value.dtype in (np.int64, np.uint64)
+    return is_wide and jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype
 
 
 def is_float(x: jax.Array) -> bool:
@@ -53,7 +70,56 @@ def accumulator(x: jax.Array) -> np.dtype:
 
 def concrete(*values) -> bool:
     """Whether every value can be looked at now, outside any transformation."""
-    return not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves(values))
+    return not any(isinstance(v, Tracer) for v in jax.tree.leaves(values))
+
+
+def known(value: ArrayLike) -> np.ndarray | None:
+    """A value that can be looked at now, in NumPy; None where it is traced.
+
+    Under jit a constant is known, but what jnp makes of it is traced: compare it in NumPy.
+    """
+    return np.asarray(value) if concrete(value) else None
+
+
+def shape_error(
+    name: str, x: jax.Array, wanted: tuple[int, ...], like: str, cure: str = ""
+) -> ValueError:
+    """What to raise if x has another shape than the wanted one; ``like`` says whose that is."""
+    return ValueError(
+        f"{name} must have the shape of {like}, {list(wanted)}; got {describe(x)}. "
+        + (cure or _shape_cure(name, x.shape, wanted))
+    )
+
+
+def _shape_cure(name: str, came: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    if came == (*wanted, 1):
+        return f"Drop the trailing axis of size 1: {name}[..., 0]."
+    if came == (1, *wanted):
+        return f"Drop the leading axis of size 1: {name}[0]."
+    if wanted == (*came, 1):
+        return f"Add the trailing axis of size 1: {name}[..., None]."
+    if len(came) > 1 and came == wanted[::-1]:
+        return f"If its axes are in reverse order, use {name}.T."
+    if math.prod(came) == math.prod(wanted):
+        return f"If only the axes differ, use jnp.reshape({name}, {list(wanted)})."
+    if _broadcasts(came, wanted):
+        return f"Nothing is broadcast; jnp.broadcast_to({name}, {list(wanted)}) does it openly."
+    if _broadcasts((*came, 1), wanted):
+        return (
+            "Nothing is broadcast; "
+            f"jnp.broadcast_to({name}[..., None], {list(wanted)}) does it openly."
+        )
+    return _NO_CURE
+
+
+_NO_CURE = "Nothing is broadcast."
+
+
+def _broadcasts(came: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(came, wanted) == wanted
+    except ValueError:
+        return False
 
 
 def logits(value: ArrayLike) -> jax.Array:
@@ -67,61 +133,140 @@ def logits(value: ArrayLike) -> jax.Array:
         )
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ValueError(
-            f"logits must have shape [..., num_classes] with at least one class; got {describe(x)}."
+            "logits must have shape [..., num_classes] with at least one class; "
+            f"got {describe(x)}. A single logit, for or against, goes to sigmoid_cross_entropy."
         )
     return x
 
 
-def _label_shape_cure(logits: jax.Array, labels: jax.Array) -> str:
-    if labels.shape == logits.shape:
-        return (
-            "These look one-hot: use jnp.argmax(labels, -1), or "
-            "soft_cross_entropy(logits, targets) for distributions."
+def elementwise_logits(value: ArrayLike, order: str) -> jax.Array:
+    """Real floating logits of independent classes; ``order`` is that of the arguments."""
+    x = array("logits", value)
+    if not is_float(x):
+        raise TypeError(
+            f"logits must be floating-point; got {describe(x)}. The order is {order}; cast numbers "
+            "with logits.astype(jnp.float32)."
         )
-    if labels.shape == (*logits.shape[:-1], 1):
-        return "Drop the trailing axis of size 1: labels[..., 0]."
-    for axis in range(logits.ndim - 1):
-        if labels.shape == logits.shape[:axis] + logits.shape[axis + 1 :]:
-            return f"If axis {axis} holds the classes, use jnp.moveaxis(logits, {axis}, -1)."
-    return "Nothing is broadcast: give every example its label (jnp.broadcast_to does it openly)."
+    return x
 
 
-def labels(logits: jax.Array, value: ArrayLike, name: str = "labels") -> jax.Array:
-    """Integer class indices, one an example: the shape of the logits without the class axis."""
-    y = array(name, value)
+def indices(name: str, value: ArrayLike) -> jax.Array:
+    """Integer class indices, of any shape and any integer dtype."""
+    y = _index_array(name, value)
+    _integers(name, y)
+    return y
+
+
+def _index_array(name, value):
+    """An array in which a 64-bit index out of range stays out of range: saturated, not wrapped."""
+    if _narrows(value):
+        low = max(np.iinfo(np.int32).min, np.iinfo(value.dtype).min)
+        value = np.clip(value, low, np.iinfo(np.int32).max).astype(np.int32)
+    return array(name, value)
+
+
+def _integers(name, y, cure=""):
     if not is_integer(y):
-        cure = {
-            "bool": f"Use {name}.astype(jnp.int32) for two classes, or sigmoid_cross_entropy for "
-            "independent ones.",
-        }.get(
-            str(y.dtype),
-            f"Cast whole numbers with {name}.astype(jnp.int32); probabilities go to "
-            "soft_cross_entropy(logits, targets).",
+        cast = f"Cast whole numbers with {name}.astype(jnp.int32); "
+        cure = cure or cast + (
+            "independent classes go to sigmoid_cross_entropy(logits, targets)."
+            if y.dtype == bool
+            else "probabilities go to soft_cross_entropy(logits, targets)."
         )
         raise TypeError(f"{name} must be integer class indices; got {describe(y)}. {cure}")
-    if not holds(chex.assert_shape, y, logits.shape[:-1]):
-        raise ValueError(
-            f"{name} must have the shape of logits without the class axis, "
-            f"{list(logits.shape[:-1])}; got {describe(y)} for logits {describe(logits)}. "
-            + _label_shape_cure(logits, y)
-        )
+
+
+def labels(logits: jax.Array, value: ArrayLike) -> jax.Array:
+    """Integer class indices, one an example: the shape of the logits without the class axis."""
+    y = _index_array("labels", value)
+    wanted = logits.shape[:-1]
+    if not (is_integer(y) and holds(chex.assert_shape, y, wanted)):
+        cure = _label_cure("labels", y.shape, logits.shape)
+        _integers("labels", y, cure if y.shape == logits.shape else "")
+        like = f"logits {describe(logits)} without the class axis"
+        raise shape_error("labels", y, wanted, like, cure)
     return y
+
+
+def _label_cure(name: str, came: tuple[int, ...], logits: tuple[int, ...]) -> str:
+    if came == logits:
+        return (
+            f"If these are one-hot, use jnp.argmax({name}, -1); distributions go to "
+            "soft_cross_entropy(logits, targets)."
+        )
+    for axis in range(len(logits) - 1):
+        if came == logits[:axis] + logits[axis + 1 :]:
+            return f"If axis {axis} holds the classes, use jnp.moveaxis(logits, {axis}, -1)."
+    return ""
+
+
+def label_fault(labels: ArrayLike, num_classes: int, where: ArrayLike | None = None) -> str:
+    """What is wrong with labels out of range: how many, the first one's place, the cure; or ""."""
+    if not concrete(labels, where):
+        return ""
+    y = np.asarray(labels)
+    live = np.ones(y.shape, bool) if where is None else np.asarray(where)
+    wrong = live & ((y < 0) | (y >= num_classes))
+    if not wrong.any():
+        return ""
+    first = tuple(np.argwhere(wrong)[0].tolist())
+    if y[live].min() == 1 and y[live].max() == num_classes:
+        cure = "If classes are counted from 1, use labels - 1."
+    elif y[first] >= num_classes and (y[wrong] != y[first]).any():
+        cure = f"Label {y[live].max()} needs {int(y[live].max()) + 1} classes."
+    else:
+        cure = f"Leave padding out with where=labels != {y[first]}."
+    return (
+        f"labels must be in [0, {num_classes}); {wrong.sum()} of {live.sum()} are not, the first "
+        f"is labels{list(first) if first else ''} = {y[first]}. {cure}"
+    )
+
+
+def binary_labels(logits: jax.Array, value: ArrayLike) -> jax.Array:
+    """0 or 1, integer or bool, one per logit."""
+    y = _index_array("labels", value)
+    if not (is_integer(y) or y.dtype == bool):
+        raise TypeError(
+            f"labels must be 0 or 1, integer or bool; got {describe(y)}. Cast whole numbers with "
+            "labels.astype(jnp.int32); probabilities go to sigmoid_cross_entropy(logits, targets)."
+        )
+    if not holds(chex.assert_shape, y, logits.shape):
+        raise shape_error("labels", y, logits.shape, "logits")
+    return y.astype(jnp.int32) if y.dtype == bool else y
+
+
+def predictions(labels: jax.Array, value: ArrayLike) -> jax.Array:
+    """Predicted classes, one per label."""
+    y = _index_array("predictions", value)
+    _integers("predictions", y, "Scores become decisions by jnp.argmax(scores, -1).")
+    if not holds(chex.assert_shape, y, labels.shape):
+        raise shape_error("predictions", y, labels.shape, "labels")
+    return y
+
+
+def num_classes(value: int) -> int:
+    """A static number of classes, at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"num_classes must be an integer known while tracing; got {type(value).__name__}."
+        ) from None
+    if number < 1:
+        raise ValueError(f"num_classes must be at least 1; got {number}.")
+    return number
 
 
 def targets(logits: jax.Array, value: ArrayLike) -> jax.Array:
     """One number per logit: a distribution over the classes, or independent probabilities."""
     q = array("targets", value)
     if not (is_float(q) or is_integer(q) or q.dtype == bool):
-        raise TypeError(f"targets must be real; got {describe(q)}.")
+        raise TypeError(f"targets must be real numbers; got {describe(q)}.")
     if not holds(chex.assert_shape, q, logits.shape):
-        cure = "Nothing is broadcast: jnp.broadcast_to(targets, logits.shape) does it openly."
-        if q.shape == logits.shape[:-1] and is_integer(q):
-            cure = "For integer labels use cross_entropy(logits, labels)."
-        raise ValueError(
-            f"targets must have the shape of logits, {list(logits.shape)}; "
-            f"got {describe(q)} for logits {describe(logits)}. {cure}"
-        )
-    return q.astype(accumulator(logits)) if not is_float(q) else q
+        is_label = is_integer(q) and q.shape == logits.shape[:-1]
+        cure = "Integer labels go to cross_entropy(logits, labels)." if is_label else ""
+        raise shape_error("targets", q, logits.shape, "logits", cure)
+    return q if is_float(q) else q.astype(accumulator(logits))
 
 
 def where(value: ArrayLike | None, shape: tuple[int, ...], like: str) -> jax.Array | None:
@@ -135,12 +280,9 @@ def where(value: ArrayLike | None, shape: tuple[int, ...], like: str) -> jax.Arr
             "example counts goes to the weights of a reduction."
         )
     if not holds(chex.assert_shape, mask, shape):
-        cure = ""
-        if mask.ndim and mask.shape[:-1] == shape:
-            cure = " To rule out classes, set their logits: jnp.where(mask, logits, -jnp.inf)."
-        raise ValueError(
-            f"where must have the shape of {like}, {list(shape)}; got {describe(mask)}.{cure}"
-        )
+        has_classes = mask.shape[:-1] == shape and mask.shape[-1:] != (1,)
+        cure = "To rule out classes, set their logits: jnp.where(mask, logits, -jnp.inf)."
+        raise shape_error("where", mask, shape, like, cure if has_classes else "")
     return mask
 
 
@@ -149,8 +291,12 @@ def table(num_classes: int, value: ArrayLike, name: str = "table") -> jax.Array:
     t = array(name, value)
     if not (is_float(t) or is_integer(t)):
         raise TypeError(f"{name} must be real numbers; got {describe(t)}.")
-    if not holds(chex.assert_shape, t, (num_classes,) * t.ndim):
-        raise ValueError(f"{name} must have {num_classes} entries per axis; got {describe(t)}.")
+    wanted = (num_classes,) * t.ndim
+    if not num_classes or not holds(chex.assert_shape, t, wanted):
+        raise ValueError(
+            f"{name} must have one entry a class along each axis, {list(wanted)}, and at least one "
+            f"class; got {describe(t)}."
+        )
     return t if is_float(t) else t.astype(np.float32)
 
 
@@ -158,32 +304,56 @@ def weights(losses: ArrayLike, value: ArrayLike | None) -> tuple[jax.Array, jax.
     """Losses and weights of one shape. Weights may be float, integer or a bool mask."""
     loss = array("losses", losses)
     if not is_float(loss):
-        raise TypeError(f"losses must be floating-point; got {describe(loss)}.")
+        raise TypeError(
+            f"losses must be floating-point; got {describe(loss)}. The order is (losses, weights)."
+        )
     if value is None:
         return loss, None
     w = array("weights", value)
     if not (is_float(w) or is_integer(w) or w.dtype == bool):
         raise TypeError(f"weights must be real numbers or a bool mask; got {describe(w)}.")
     if not holds(chex.assert_shape, w, loss.shape):
-        raise ValueError(
-            f"weights must have the shape of losses, {list(loss.shape)}; got {describe(w)}. "
-            "Nothing is broadcast: jnp.broadcast_to(weights, losses.shape) does it openly; "
-            "class weights are looked up first, class_weights(labels, table)."
-        )
+        is_table = w.ndim == 1 and _shape_cure("weights", w.shape, loss.shape) == _NO_CURE
+        cure = "If these are weights of classes, look them up: class_weights(labels, table)."
+        raise shape_error("weights", w, loss.shape, "losses", cure if is_table else "")
     return loss, w
 
 
-def option(name: str, value: ArrayLike, low: float, high: float, dtype) -> jax.Array:
-    """A scalar option as a traced array: out of range it raises, or is NaN where it is traced."""
+def numbers(name: str, value: ArrayLike) -> jax.Array:
+    """Real numbers as float32 or wider; a count that int32 cannot hold is rounded, not wrapped."""
+    if isinstance(value, int | list | tuple) and concrete(value):
+        value = np.asarray(value)
+    if _narrows(value):
+        value = np.asarray(value, np.float32)
+    x = array(name, value)
+    if not (is_float(x) or is_integer(x)):
+        raise TypeError(f"{name} must be real numbers; got {describe(x)}.")
+    return x.astype(accumulator(x))
+
+
+def option(
+    name: str, value: ArrayLike, low: float, high: float, dtype, error: str = ""
+) -> jax.Array:
+    """A scalar option as an array: out of range it raises, or is NaN where it is traced.
+
+    ``error`` is what to raise instead of naming the range.
+    """
     x = array(name, value)
     if not holds(chex.assert_shape, x, ()):
-        raise ValueError(f"{name} must be a scalar; got {describe(x)}. Use jax.vmap to map over it.")
+        raise ValueError(
+            f"{name} must be a scalar; got {describe(x)}. To try several values, map over it with "
+            "jax.vmap."
+        )
     if not (is_float(x) or is_integer(x)):
         raise TypeError(f"{name} must be a real number; got {describe(x)}.")
     x = x.astype(dtype)
-    inside = (low <= x) & (x <= high)
-    if not concrete(x):
-        return jnp.where(inside, x, jnp.nan)
+    number = known(value)
+    if number is None:
+        return jnp.where((low <= x) & (x <= high), x, jnp.nan)
+    with np.errstate(over="ignore"):
+        inside = low <= number.astype(dtype) <= high
     if not inside:
-        raise ValueError(f"{name} must be in [{low:g}, {high:g}]; got {value}.")
+        unbounded = high >= float(jnp.finfo(dtype).max)
+        span = f"finite and at least {low:g}" if unbounded else f"in [{low:g}, {high:g}]"
+        raise ValueError(error or f"{name} must be {span}; got {value}.")
     return x

@@ -88,9 +88,8 @@ def cost_weights(
     """
     costs = _cost_matrix(cost_matrix, None)
     num_classes = costs.shape[0]
-    scores = jax.ShapeDtypeStruct((*jnp.shape(labels), num_classes), costs.dtype)
-    labels = _checks.labels(scores, labels)
-    predictions = _checks.labels(scores, predictions, "predictions")
+    labels = _checks.indices("labels", labels)
+    predictions = _checks.predictions(labels, predictions)
     where = _checks.where(where, labels.shape, "labels")
     true = class_indices(live(where, labels), num_classes)
     predicted = class_indices(live(where, predictions), num_classes)

@@ -50,11 +50,7 @@ def sigmoid_cross_entropy(
       [[2.0794e+00 1.0000e+02]
        [9.3576e-14 3.8078e-01]]
     """
-    x = _checks.array("logits", logits)
-    if not _checks.is_float(x):
-        raise TypeError(
-            f"logits must be floating-point; got {_checks.describe(x)}. The order is (logits, targets)."
-        )
+    x = _checks.elementwise_logits(logits, "(logits, targets)")
     z = _checks.targets(x, targets)
     where = _checks.where(where, x.shape, "logits")
     dtype = _checks.accumulator(x)
@@ -110,22 +106,8 @@ def sigmoid_stats(
       >>> print(nll(s), focal(s, gamma=2.0))
       [0.6931 3.0486] [0.1733 2.7663]
     """
-    x = _checks.array("logits", logits)
-    if not _checks.is_float(x):
-        raise TypeError(
-            f"logits must be floating-point; got {_checks.describe(x)}. The order is (logits, labels)."
-        )
-    y = _checks.array("labels", labels)
-    if not (_checks.is_integer(y) or y.dtype == bool):
-        raise TypeError(
-            f"labels must be 0 or 1, integer or bool; got {_checks.describe(y)}. Cast whole numbers "
-            "with labels.astype(jnp.int32); probabilities go to sigmoid_cross_entropy."
-        )
-    if y.shape != x.shape:
-        raise ValueError(
-            f"labels must have the shape of logits, {list(x.shape)}; got {_checks.describe(y)}. "
-            "Nothing is broadcast."
-        )
+    x = _checks.elementwise_logits(logits, "(logits, labels)")
+    y = _checks.binary_labels(x, labels)
     where = _checks.where(where, x.shape, "logits")
     x, y = live(where, x.astype(_checks.accumulator(x))), live(where, y.astype(jnp.int32))
     x = x * jnp.where((y == 0) | (y == 1), 1, jnp.nan).astype(x.dtype)  # poisons the gradient too

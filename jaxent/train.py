@@ -226,7 +226,7 @@ class WeightedMultiStepsState(NamedTuple):
     """What has been gathered since the last step, and the wrapped optimizer's state."""
 
     mini_step: jax.Array
-    gradient_step: jax.Array
+    gradient_step: ArrayLike
     gathered: WeightedSum  # of gradients: total is a tree like the parameters
     inner_state: Any
 
@@ -275,7 +275,7 @@ def weighted_multi_steps(
             mini_step, gradient_step, nothing(params), optimizer.init(params)
         )
 
-    def update(updates, state, params=None, *, weight, **extra_args):
+    def update(updates: PyTree, state, params=None, *, weight, **extra_args):
         weight = jnp.asarray(weight, jnp.float32)
         gathered = WeightedSum(
             jax.tree.map(
@@ -295,10 +295,8 @@ def weighted_multi_steps(
                 updates,
             )
             done, inner_state = optimizer.update(mean, state.inner_state, params, **extra_args)
-            steps = optax.safe_increment(state.gradient_step)
-            return done, WeightedMultiStepsState(
-                jnp.zeros_like(state.mini_step), steps, nothing(updates), inner_state
-            )
+            start, steps = jnp.zeros((), jnp.int32), optax.safe_increment(state.gradient_step)
+            return done, WeightedMultiStepsState(start, steps, nothing(updates), inner_state)
 
         def wait():
             zeros = jax.tree.map(lambda u: jnp.zeros(u.shape, u.dtype), jax.eval_shape(step)[0])

@@ -51,7 +51,7 @@ def class_weights(
             f"table must have shape [classes], a weight per class; got {_checks.describe(weights)}."
         )
     weights = _checks.table(weights.size, weights)
-    labels = _integers("labels", labels)
+    labels = _checks.indices("labels", labels)
     where = _checks.where(where, labels.shape, "labels")
     return live(where, lookup(weights, class_indices(live(where, labels), weights.size)))
 
@@ -72,13 +72,6 @@ def _gathered(x: Array) -> Array:
     if all(axis is None for axis in jax.typeof(x).sharding.spec):
         return x
     return jax.sharding.reshard(x, PartitionSpec())
-
-
-def _integers(name: str, value: ArrayLike) -> Array:
-    x = _checks.array(name, value)
-    if not _checks.is_integer(x):
-        raise TypeError(f"{name} must be integer class indices; got {_checks.describe(x)}.")
-    return x
 
 
 # --- class counts to tables -----------------------------------------------------------------------
@@ -111,22 +104,16 @@ def counts(
       >>> print(counts(jnp.array([0, 2, 2, 0, 2]), 3))
       [2 0 3]
     """
-    labels = _integers("labels", labels)
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1; got {num_classes}.")
+    labels = _checks.indices("labels", labels)
+    num_classes = _checks.num_classes(num_classes)
     where = _checks.where(where, labels.shape, "labels")
     indices = class_indices(live(where, labels), num_classes)
-    bad = indices < 0
-    if _checks.concrete(labels, where) and bad.any():
-        wrong = labels[bad]
-        raise ValueError(
-            f"labels must be in [0, {num_classes}); {wrong.size} of {labels.size} are not, "
-            f"the first is {wrong[0]}. Leave padding out with where=labels != {wrong[0]}."
-        )
+    if fault := _checks.label_fault(labels, num_classes, where):
+        raise ValueError(fault)
     one = jnp.ones_like(indices) if where is None else where.astype(jnp.int32)
     indices, one = _gathered(indices).ravel(), _gathered(one).ravel()
     found = jnp.zeros(num_classes, jnp.int32).at[indices].add(one, mode="drop")
-    return jnp.where(_gathered(bad).any(), -1, found)
+    return jnp.where((indices < 0).any(), -1, found)
 
 
 def balanced(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
@@ -206,8 +193,8 @@ def log_ratio(
       >>> n = jnp.array([1000, 2300, 20310, 6700])
       >>> print(log_ratio(n))
       [3.4115 2.5786 1.     1.5094]
-      >>> print(log_ratio(n, normalize="max"))
-      [1.     0.7559 0.2931 0.4425]
+      >>> print(log_ratio(n, normalize="max").round(3))
+      [1.    0.756 0.293 0.442]
     """
     n = _class_counts(counts)
     ratio = jnp.log(n.sum() / n)
@@ -293,8 +280,8 @@ def positive(num_negative: ArrayLike, num_positive: ArrayLike) -> Float[Array, "
       >>> print(f"{positive(500_000, 31_000):.2f}")
       16.13
     """
-    negatives = _numbers("num_negative", num_negative)
-    positives = _numbers("num_positive", num_positive)
+    negatives = _checks.numbers("num_negative", num_negative)
+    positives = _checks.numbers("num_positive", num_positive)
     if negatives.shape != positives.shape:
         raise ValueError(
             "num_negative and num_positive must have one shape; got "
@@ -332,15 +319,8 @@ def log_prior(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
     return jnp.log(n / n.sum())
 
 
-def _numbers(name: str, value: ArrayLike) -> Array:
-    x = _checks.array(name, value)
-    if not (_checks.is_float(x) or _checks.is_integer(x)):
-        raise TypeError(f"{name} must be real numbers; got {_checks.describe(x)}.")
-    return x.astype(_checks.accumulator(x))
-
-
 def _class_counts(value: ArrayLike) -> Array:
-    n = _numbers("counts", value)
+    n = _checks.numbers("counts", value)
     if n.ndim != 1 or n.size == 0:
         raise ValueError(f"counts must have shape [classes]; got {_checks.describe(n)}.")
     return _not_empty("counts", _not_negative("counts", n))
