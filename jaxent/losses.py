@@ -171,14 +171,29 @@ def _focal_jvp(primals, tangents):
     (u, gamma), (du, dgamma) = primals, tangents
     loss = _focal(u, gamma)
     slope = _other_prob_power(u, gamma) * (1 + gamma * _bernoulli(u))
-    log_q = jnp.log(one_minus_exp(jnp.where(u == 0, 1, u)))
-    return loss, slope * du + times(log_q, loss) * dgamma
+    return loss, slope * du + times(_log_other_prob(u), loss) * dgamma
 
 
+@jax.custom_jvp
 def _other_prob_power(u, gamma):
-    """q^γ, its derivative 0 at q = 0 where the true one may be infinite."""
-    q = one_minus_exp(jnp.where(u == 0, 1, u))
-    return jnp.where(u == 0, (gamma == 0).astype(u.dtype), q**gamma)
+    """q^γ."""
+    return jnp.where(u == 0, (gamma == 0).astype(u.dtype), one_minus_exp(u) ** gamma)
+
+
+@_other_prob_power.defjvp
+def _other_prob_power_jvp(primals, tangents):
+    # d q^γ = γ q^(γ−1) e^(−u) du + q^γ log q dγ, taken as 0 at q = 0, where it may be infinite.
+    (u, gamma), (du, dgamma) = primals, tangents
+    power = _other_prob_power(u, gamma)
+    slope = gamma * one_minus_exp(jnp.where(u == 0, 1, u)) ** (gamma - 1) * jnp.exp(-u)
+    by_gamma = power * _log_other_prob(u)
+    return power, jnp.where(u == 0, 0, slope) * du + jnp.where(u == 0, 0, by_gamma) * dgamma
+
+
+def _log_other_prob(u):
+    """log q, to full relative precision; any finite number at q = 0."""
+    large, small = jnp.maximum(u, 0.5), jnp.where((u == 0) | (u > 0.5), 0.5, u)
+    return jnp.where(u > 0.5, jnp.log1p(-jnp.exp(-large)), jnp.log(one_minus_exp(small)))
 
 
 @jax.custom_jvp
@@ -272,7 +287,9 @@ def generalized_cross_entropy(s: LogitStats, *, q: ArrayLike) -> Float[Array, "*
 
 @jax.custom_jvp
 def _generalized(u, q):
-    return jnp.where(q == 0, u, one_minus_exp(times(q, u)) / jnp.where(q == 0, 1, q))
+    t = times(q, u)
+    ratio = jnp.where(t == 0, 1, one_minus_exp(t) / jnp.where(t == 0, 1, t))
+    return jnp.where(t < 1, u * ratio, one_minus_exp(t) / jnp.where(q == 0, 1, q))
 
 
 @_generalized.defjvp

@@ -134,7 +134,7 @@ def nonzero_mean(losses: Float[Array, "*batch"], weights: Weights = None) -> Flo
     total = weighted_sum(losses, weights).total
     if weights is None:
         return plain_mean(losses)
-    return WeightedSum(total, weighted_sum(losses, jnp.asarray(weights) != 0).weight).mean()
+    return WeightedSum(total, weighted_sum(losses, jnp.asarray(weights).astype(bool)).weight).mean()
 
 
 def plain_mean(losses: Float[Array, "*batch"], weights: Weights = None) -> Float[Array, ""]:

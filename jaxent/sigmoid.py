@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxent import _checks
 from jaxent._numerics import log1p_exp_pair, times
-from jaxent.stats import LogitStats, live
+from jaxent.stats import LogitStats, class_indices, live
 
 
 def sigmoid_cross_entropy(
@@ -69,11 +69,11 @@ def _positive_weight(value: ArrayLike, shape: tuple[int, ...], dtype) -> Array:
             "pos_weight must be a scalar, [classes] for the last axis, or of the logits' shape "
             f"{list(shape)}; got {_checks.describe(weight)}."
         )
-    weight = weight.astype(dtype)
-    if not _checks.concrete(weight):
+    weight, known = weight.astype(dtype), _checks.known(value)
+    if known is None:
         weight = jnp.where(weight >= 0, weight, jnp.nan)
-    elif not (weight >= 0).all():
-        raise ValueError(f"pos_weight must be non-negative; got {value}.")
+    elif not (known >= 0).all():
+        raise ValueError(f"pos_weight must not be negative or NaN; got {value}.")
     return jnp.broadcast_to(weight.reshape((1,) * (len(shape) - weight.ndim) + weight.shape), shape)
 
 
@@ -109,7 +109,7 @@ def sigmoid_stats(
     x = _checks.elementwise_logits(logits, "(logits, labels)")
     y = _checks.binary_labels(x, labels)
     where = _checks.where(where, x.shape, "logits")
-    x, y = live(where, x.astype(_checks.accumulator(x))), live(where, y.astype(jnp.int32))
+    x, y = live(where, x.astype(_checks.accumulator(x))), live(where, class_indices(y, 2))
     x = x * jnp.where((y == 0) | (y == 1), 1, jnp.nan).astype(x.dtype)  # poisons the gradient too
     up, down = log1p_exp_pair(x)
     return LogitStats(

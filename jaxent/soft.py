@@ -50,7 +50,7 @@ def soft_cross_entropy(
     """
     logits = _checks.logits(logits)
     targets = _checks.targets(logits, targets)
-    where = _checks.where(where, logits.shape[:-1], "an example")
+    where = _checks.where(where, logits.shape[:-1], "logits without the class axis")
     return _soft(logits, targets, where)
 
 
@@ -88,7 +88,7 @@ def kl_divergence(
     """
     logits = _checks.logits(logits)
     targets = _checks.targets(logits, targets)
-    where = _checks.where(where, logits.shape[:-1], "an example")
+    where = _checks.where(where, logits.shape[:-1], "logits without the class axis")
     q = targets.astype(_checks.accumulator(logits))
     q = q if where is None else jnp.where(where[..., None], q, 0)
     q = jnp.where(q < 0, jnp.nan, q)

@@ -155,9 +155,10 @@ def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
-    """x − top along the class axis, 0 where both are +inf (their limit) and never NaN for ±inf."""
-    big = jnp.finfo(x.dtype).max
-    return jnp.minimum(x, big) - jnp.clip(top, -big, big)[..., None]
+    """x − top along the class axis, never NaN for ±inf: 0 where both are +inf, their limit."""
+    big, top = jnp.finfo(x.dtype).max, top[..., None]
+    finite = jnp.where(x > big, big, x) - jnp.clip(top, -big, big)
+    return jnp.where((top == jnp.inf) & (x <= big), -jnp.inf, finite)
 
 
 def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -230,12 +231,12 @@ def _scale(dtype):
 def _scaled_exp(x, top):
     """e^(x − top) times the scale squared, with the rounding of x − top carried along."""
     info = jnp.finfo(x.dtype)
-    top = jnp.clip(top, info.min, info.max)
-    depth = jnp.maximum(3 * info.maxexp, jnp.abs(top) * 2.0**-20)  # below it all is 0, −inf too
-    top, bottom = top[..., None], (top - depth)[..., None]
-    difference, error = two_diff(jnp.clip(x, bottom, top), top)
+    infinite, top = (top == jnp.inf)[..., None], jnp.clip(top, info.min, info.max)[..., None]
+    bottom = top - jnp.maximum(3 * info.maxexp, jnp.abs(top) * 2.0**-20)  # e^(bottom − top) is 0
+    counts = (x > bottom) & ~(infinite & (x <= info.max))
+    difference, error = two_diff(jnp.where(counts, jnp.minimum(x, top), top), top)
     root = jnp.exp(difference / 2) * _scale(x.dtype)
-    return root * root * (1 + error)
+    return jnp.where(counts, root * root * (1 + error), 0)
 
 
 @label_stats.defjvp

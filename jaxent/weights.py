@@ -230,7 +230,10 @@ def effective_number(
     """
     n = _class_counts(counts)
     smallest = float(jnp.finfo(n.dtype).tiny)
-    rest = _checks.option("1 - beta", 1 - beta, smallest, 1, n.dtype)  # before rounding to float32
+    known = _checks.known(beta)
+    rest = 1 - (beta if known is None else known)  # before rounding to float32
+    error = f"beta must be in [0, 1); got {beta}."
+    rest = _checks.option("beta", rest, smallest, 1, n.dtype, error)
     return _normalize(-rest / jnp.expm1(n * jnp.log1p(-rest)), normalize)
 
 
@@ -287,8 +290,9 @@ def positive(num_negative: ArrayLike, num_positive: ArrayLike) -> Float[Array, "
             "num_negative and num_positive must have one shape; got "
             f"{_checks.describe(negatives)} and {_checks.describe(positives)}."
         )
-    negatives = _not_negative("num_negative", negatives)
-    return negatives / _not_empty("num_positive", _not_negative("num_positive", positives))
+    negatives = _not_negative("num_negative", num_negative, negatives)
+    positives = _not_negative("num_positive", num_positive, positives)
+    return negatives / _not_empty("num_positive", num_positive, positives)
 
 
 def log_prior(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
@@ -323,20 +327,22 @@ def _class_counts(value: ArrayLike) -> Array:
     n = _checks.numbers("counts", value)
     if n.ndim != 1 or n.size == 0:
         raise ValueError(f"counts must have shape [classes]; got {_checks.describe(n)}.")
-    return _not_empty("counts", _not_negative("counts", n))
+    return _not_empty("counts", value, _not_negative("counts", value, n))
 
 
-def _not_negative(name: str, n: Array) -> Array:
-    if _checks.concrete(n) and not (n >= 0).all():
-        raise ValueError(f"{name} must not be negative or NaN; got {n}.")
+def _not_negative(name: str, value: ArrayLike, n: Array) -> Array:
+    known = _checks.known(value)
+    if known is not None and not (known >= 0).all():
+        raise ValueError(f"{name} must not be negative or NaN; got {known}.")
     return jnp.where(n >= 0, n, jnp.nan)
 
 
-def _not_empty(name: str, n: Array) -> Array:
-    if _checks.concrete(n) and (n == 0).any():
+def _not_empty(name: str, value: ArrayLike, n: Array) -> Array:
+    known = _checks.known(value)
+    if known is not None and (known == 0).any():
         raise ValueError(
-            f"{name} must be positive: class {int(jnp.argmin(n))} has no examples and its weight "
-            "would be infinite. Leave the class out, or add a prior count, say counts + 1."
+            f"{name} must be positive: class {known.argmin()} has no examples and its weight would "
+            "be infinite. Leave the class out, or add a prior count, say counts + 1."
         )
     return n
 

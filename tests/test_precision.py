@@ -1,0 +1,134 @@
+"""The numbers are right: every oracle of oracle.py, which test_mutants.py tests in turn."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from hypothesis.extra.numpy import arrays
+
+import jaxent
+
+
+def of_option(loss):
+    """loss(logits, labels, option) of one option a row."""
+
+    @functools.partial(jnp.vectorize, signature="(c),(),()->()")
+    def of_logits(logits, label, option):
+        return loss(jaxent.softmax_stats(logits, label), option)
+
+    return of_logits
+
+
+def of_surprise(loss):
+    """loss(u, option) of statistics of which the loss may read nothing but u = −log p_y."""
+
+    @jnp.vectorize
+    def of_u(u, option):
+        return loss(jaxent.LogitStats(nll=u, log_normalizer=u, mean_logit=u), option)
+
+    return of_u
+
+
+def focal(s, gamma):
+    return jaxent.focal(s, gamma=gamma)
+
+
+def generalized(s, q):
+    return jaxent.generalized_cross_entropy(s, q=q)
+
+
+@jnp.vectorize
+def sigmoid_focal(logit, label, gamma):
+    return jaxent.focal(jaxent.sigmoid_stats(logit, label), gamma=gamma)
+
+
+def mean_of_parts(parts):
+    return sum(jaxent.weighted_sum(*part) for part in parts).mean()
+
+
+SUITES = {
+    "cross_entropy": (jaxent.cross_entropy, oracle.cross_entropy_oracles()),
+    "soft_cross_entropy": (jaxent.soft_cross_entropy, oracle.soft_cross_entropy_oracles()),
+    "kl_divergence": (jaxent.kl_divergence, oracle.kl_divergence_oracles()),
+    "smoothed_nll": (
+        of_option(lambda s, epsilon: jaxent.smoothed_nll(s, label_smoothing=epsilon)),
+        oracle.smoothed_oracles(),
+    ),
+    "z_loss": (
+        lambda x, y: jaxent.z_loss(jaxent.softmax_stats(x, y)),
+        oracle.z_loss_oracles(),
+    ),
+    "focal": (of_surprise(focal), oracle.focal_oracles()),
+    "softmax focal": (of_option(focal), oracle.focal_of_logits_oracles()),
+    "sigmoid focal": (sigmoid_focal, oracle.sigmoid_focal_oracles()),
+    "poly1": (
+        of_surprise(lambda s, epsilon: jaxent.poly1(s, epsilon=epsilon)),
+        oracle.poly1_oracles(),
+    ),
+    "generalized_cross_entropy": (of_surprise(generalized), oracle.generalized_oracles()),
+    "softmax generalized_cross_entropy": (
+        of_option(generalized),
+        oracle.generalized_of_logits_oracles(),
+    ),
+    "sigmoid_cross_entropy": (
+        lambda x, z, w: jaxent.sigmoid_cross_entropy(x, z, pos_weight=w),
+        oracle.sigmoid_oracles(),
+    ),
+    "expected_cost": (
+        jnp.vectorize(jaxent.expected_cost, signature="(c),(),(c,c)->()"),
+        oracle.expected_cost_oracles(),
+    ),
+    "class_weights": (jaxent.class_weights, oracle.class_weights_oracles()),
+    "weighted_mean": (jaxent.weighted_mean, oracle.weighted_mean_oracles()),
+    "WeightedSum": (mean_of_parts, oracle.mean_of_parts_oracles()),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "law"), [(name, law) for name, (_, laws) in SUITES.items() for law in laws]
+)
+def test_law(name, law):
+    loss, laws = SUITES[name]
+    laws[law](loss)
+
+
+@pytest.mark.parametrize(
+    "name", ["cross_entropy", "soft_cross_entropy", "focal", "generalized_cross_entropy"]
+)
+def test_float64(name):
+    """As right in float64 as in float32, to 16 digits and margins of 700."""
+    loss, case = SUITES[name][0], oracle.float64_cases()[name]
+    with jax.enable_x64(True):
+        oracle.value_is_right(loss, case)
+        oracle.gradient_is_right(loss, case, limit=1e-12)
+        oracle.curvature_is_right(loss, case, limit=1e-11)
+
+
+finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
+near = st.floats(-90, 90, width=32) | st.sampled_from([0.0, 1.0, 3e38, -3e38, 1e-38])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 300])
+@hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@hypothesis.given(data=st.data())
+def test_any_finite_logits(classes, data):
+    """Never NaN; infinite only where the truth is beyond the largest float."""
+    rows = 2 if classes == 300 else 16
+    logits = data.draw(arrays(np.float32, (rows, classes), elements=finite | near))
+    labels = data.draw(arrays(np.int32, rows, elements=st.integers(0, classes - 1)))
+    case = oracle.Case(oracle.cross_entropy, logits, labels)
+    oracle.value_is_right(jaxent.cross_entropy, case)
+    oracle.gradient_is_right(jaxent.cross_entropy, case)
+
+
+def test_exact_sums_are_exact():
+    """The oracle of many classes agrees with that of 60 digits."""
+    for logits, labels in oracle.HARD[300], oracle.RANDOM, oracle._rounded_margins(50):
+        exact = oracle.many(oracle.cross_entropy, logits, labels)
+        for got, truth in zip(oracle.exact_sums(logits, labels), exact, strict=True):
+            assert oracle.relative(got.astype(float), truth).max() < 1e-12
