@@ -749,6 +749,25 @@ def test_weight_zero_is_a_removed_row_but_not_for_the_plain_mean():
         assert_close(reduce(np.where(kept, dirty, np.nan), ROW_WEIGHTS), removed)
 
 
+def test_a_batch_of_nothing_has_loss_0_and_no_gradient():
+    """All weights 0, or weights that cancel, or no rows at all."""
+    logits, labels = MILD.astype(np.float32), ONE_BATCH.astype(np.int32)
+    cancelling = np.zeros(BATCH, np.float32)
+    cancelling[0, 0], cancelling[2, 3] = 2, -2
+
+    def mean(x, weights, reduce):
+        return reduce(jaxent.cross_entropy(x, labels), weights)
+
+    both = jax.jit(jax.value_and_grad(mean, argnums=(0, 1)), static_argnums=2)
+    for reduce in REDUCERS.values():
+        value, (slope, of_weights) = both(logits, np.zeros_like(cancelling), reduce)
+        assert value == 0 and not np.any(slope)
+        assert np.isfinite(of_weights).all()
+        assert reduce(np.zeros(0, np.float32)) == 0
+    value, (slope, _) = both(logits, cancelling, jaxent.weighted_mean)
+    assert value == 0 and not np.any(slope)
+
+
 def test_weights_of_one_are_no_weights_and_a_mask_counts_as_0_and_1():
     mask = ROW_WEIGHTS != 0
     for reduce in REDUCERS.values():
