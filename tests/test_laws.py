@@ -119,7 +119,7 @@ def base():
     return arrays(evaluate(LOGITS, LABELS, COTANGENTS))
 
 
-def assert_close(actual, expected, ulps=8, scale=None):
+def assert_close(actual, expected, ulps=16, scale=None):
     """Within ``ulps`` of each number, and of the largest of a gradient's row (``scale``)."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
@@ -135,7 +135,7 @@ def assert_close(actual, expected, ulps=8, scale=None):
         )
 
 
-def assert_gradients_close(actual, expected, ulps=8):
+def assert_gradients_close(actual, expected, ulps=16):
     assert_close(actual, expected, ulps, np.abs(expected).max(-1, keepdims=True))
 
 

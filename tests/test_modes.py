@@ -437,8 +437,9 @@ PROGRAMS = {
 def test_value_and_grad_stores_no_row_of_classes(name):
     step = jax.jit(jax.value_and_grad(PROGRAMS[name]))
     compiled = step.lower(BIG, BIG_LABELS, BIG_MASK).compile()
-    logits = BIG.size * 4
-    assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * logits
+    # before JAX 0.10 a sum goes by windows of 32, whose partial sums are written out
+    share = 0.01 if jax.__version_info__ >= (0, 10) else 0.01 + 1 / 32
+    assert compiled.memory_analysis().temp_size_in_bytes <= share * BIG.size * 4
     program = compiled.as_text()
     assert "scatter(" not in program
     assert "one_hot" not in program
