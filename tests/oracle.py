@@ -889,7 +889,11 @@ def kl_divergence_oracles():
         targets,
         size=kl_divergence_size,
     )
-    return _suite(one_hot | distributions) | _smallest_losses(kl_divergence)
+    return {
+        **_suite(one_hot),
+        **_suite(distributions, curvature=1e-4),
+        **_smallest_losses(kl_divergence),
+    }
 
 
 # --- losses of an option: loss(logits, labels, option), loss(u, option) ---------------------------

@@ -27,8 +27,8 @@ Per cent, means over the seeds; each seed draws its own split and its own initia
   acc*     accuracy, and ECE* the calibration error, classes as common as in training
 Weights and logit adjustment prepare for equally common classes and move the probabilities with
 them: look at ECE* before you trust those on data as imbalanced as the training set.
-Focal looks for hard examples, not for rare classes. weights.inverse_frequency(counts) and
-weights.median_frequency(counts) are multiples of balanced: the same loss in a weighted mean."""
+Focal looks for hard examples, not for rare classes. Inverse and median frequency are multiples of
+balanced: the same loss in a weighted mean, so the same model but for rounding."""
 
 MULTI_LABEL_LEGEND = """\
 Per cent, means over the seeds; each seed draws its own split and its own initial network.

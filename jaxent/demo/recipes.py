@@ -3,8 +3,8 @@
 A batch holds ``labels`` and the ``counts`` of the whole training set: examples of each class, or,
 for several labels an example, negatives over positives ``[2, num_labels]``.
 
-Not compared: ``weights.inverse_frequency(counts)`` and ``weights.median_frequency(counts)``. They
-are multiples of ``weights.balanced(counts)``, and a weighted mean divides multiples out.
+``weights.inverse_frequency(counts)`` and ``weights.median_frequency(counts)`` are multiples of
+``weights.balanced(counts)``, and a weighted mean divides multiples out: their rows say so.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,8 @@ GAMMA = 2.0
 
 CLASS_TABLES = {
     "balanced": weights.balanced,
+    "inverse frequency": weights.inverse_frequency,
+    "median frequency": weights.median_frequency,
     "inverse sqrt": partial(weights.inverse_frequency, power=0.5),
     "effective number": lambda n: weights.effective_number(n, beta=1 - 1 / n.sum()),
     "log ratio": weights.log_ratio,
