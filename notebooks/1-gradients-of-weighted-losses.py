@@ -382,6 +382,7 @@ ax.set(
     ylabel="relative error (%)",
 )
 ax.spines[["top", "right"]].set_visible(False)
+ax.margins(y=0.2)
 ax.legend(frameon=False, loc="upper left")
 plt.show()
 

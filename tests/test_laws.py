@@ -352,19 +352,34 @@ def values_and_slopes(f, *inputs):
     return jax.tree.map(np.asarray, both(inputs[0]))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_sigmoid_is_the_softmax_of_0_and_x(name):
-    loss = LOSSES[name]
+@functools.cache
+def two_classes():
+    """name -> (sigmoid, softmax) -> values, slopes."""
     x = jnp.array([0, 1e-8, -0.3, 0.3, 5, -5, 17, -17, 40, -40, 88, -88, 1e4, -1e4], jnp.float32)
     x, labels = jnp.concatenate([x, x]), jnp.repeat(jnp.arange(2), x.size)
 
-    def of_two_logits(x, labels):
-        return loss(jaxent.softmax_stats(jnp.stack([jnp.zeros_like(x), x], -1), labels))
+    def one(x):
+        return jaxent.sigmoid_stats(x, labels)
 
-    one = values_and_slopes(lambda x, y: loss(jaxent.sigmoid_stats(x, y)), x, labels)
-    two = values_and_slopes(of_two_logits, x, labels)
+    def two(x):
+        return jaxent.softmax_stats(jnp.stack([jnp.zeros_like(x), x], -1), labels)
+
+    @jax.jit
+    def evaluate(x):
+        def of(loss, stats):
+            values, transpose = jax.vjp(lambda x: loss(stats(x)), x)
+            return values, transpose(jnp.ones_like(values))[0]
+
+        return {name: (of(loss, one), of(loss, two)) for name, loss in LOSSES.items()}
+
+    return evaluate(x)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_sigmoid_is_the_softmax_of_0_and_x(name):
+    one, two = two_classes()[name]
     # log_normalizer itself is only absolutely exact where a label other than the largest is
-    slack = 1 if "z" in name or "sum" in name else 0
+    slack = 1 if name in ("z", "a sum of terms") else 0
     assert_close(one[0], two[0], scale=slack)
     assert_close(one[1], two[1], scale=max(slack, 0.1 if name == "smoothed" else 0))
 
@@ -822,9 +837,9 @@ def dense_losses(logits, labels, targets):
     )
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (2, 9), (2, 13, 13, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(), (2, 9), (2, 13, 13, 3)], ids=str)
 def test_ranks_are_batches_of_rows(shape):
-    """[V], [b, V], [b, t, V] and the grid [b, 13, 13, 3, 20]; the mean is over all of them."""
+    """[V], [b, t, V] and the grid [b, 13, 13, 3, 20]; the mean is over all of them."""
     local = np.random.default_rng(1)
     logits = local.normal(scale=3, size=(*shape, 20)).astype(np.float32)
     labels = local.integers(0, 20, shape)
