@@ -357,3 +357,25 @@ def option(
         span = f"finite and at least {low:g}" if unbounded else f"in [{low:g}, {high:g}]"
         raise ValueError(error or f"{name} must be {span}; got {value}.")
     return x
+
+
+def rows(name: str, value: ArrayLike) -> jax.Array:
+    """Floating-point rows with at least one class on the last axis, called ``name``."""
+    x = array(name, value)
+    if not is_float(x) or x.ndim == 0 or x.shape[-1] == 0:
+        error = ValueError if is_float(x) else TypeError
+        raise error(
+            f"{name} must be floating-point of shape [..., num_classes] with at least one class; "
+            f"got {describe(x)}."
+        )
+    return x
+
+
+def elements(name: str, value: ArrayLike, like: str, shape: tuple[int, ...]) -> jax.Array:
+    """Real numbers or bools of exactly ``shape``; ``like`` says whose that is."""
+    x = array(name, value)
+    if not (is_float(x) or is_integer(x) or x.dtype == bool):
+        raise TypeError(f"{name} must be real numbers; got {describe(x)}.")
+    if not holds(chex.assert_shape, x, shape):
+        raise shape_error(name, x, shape, like)
+    return x

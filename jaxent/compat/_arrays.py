@@ -1,0 +1,71 @@
+"""What the dialects share: axes put last, shapes made equal, dtypes of results."""
+
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks
+
+Axes = int | tuple[int, ...] | None
+
+
+def floats(name: str, value: ArrayLike) -> jax.Array:
+    """A floating-point array, or a TypeError that names it."""
+    x = _checks.array(name, value)
+    if not _checks.is_float(x):
+        raise TypeError(
+            f"{name} must be floating-point; got {_checks.describe(x)}. Cast numbers with "
+            f"{name}.astype(jnp.float32)."
+        )
+    return x
+
+
+def axes_of(axis: Axes, ndim: int) -> tuple[int, ...]:
+    """The axes as non-negative numbers; None is all of them."""
+    axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = tuple(operator.index(a) for a in axes)
+    if not all(-ndim <= a < ndim for a in axes):
+        raise ValueError(f"axis {axis} is out of bounds for an array of {ndim} dimensions.")
+    axes = tuple(a % ndim for a in axes)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis {axis} names an axis twice.")
+    return axes
+
+
+def classes_last(x: jax.Array, axis: Axes) -> jax.Array:
+    """x with these axes flattened, in their order, into one last axis."""
+    axes = axes_of(axis, x.ndim)
+    batch = tuple(a for a in range(x.ndim) if a not in axes)
+    if axes == (x.ndim - 1,):
+        return x
+    shape = tuple(x.shape[a] for a in batch)
+    return x.transpose(batch + axes).reshape(*shape, math.prod(x.shape[a] for a in axes))
+
+
+def broadcast_shape(**arrays: jax.Array) -> tuple[int, ...]:
+    """The shape that the named arrays broadcast to, or a ValueError that names them."""
+    try:
+        return jnp.broadcast_shapes(*(x.shape for x in arrays.values()))
+    except ValueError:
+        came = ", ".join(f"{name} {_checks.describe(x)}" for name, x in arrays.items())
+        raise ValueError(f"shapes must broadcast against each other; got {came}.") from None
+
+
+def stretch(name: str, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x broadcast to ``shape``, or a ValueError that names it. Openly, under any rank promotion."""
+    if x.shape == shape:
+        return x
+    if x.ndim > len(shape) or any(
+        a not in (1, b) for a, b in zip(x.shape[::-1], shape[::-1], strict=False)
+    ):
+        raise ValueError(f"{name} must broadcast to {list(shape)}; got {_checks.describe(x)}.")
+    return jnp.broadcast_to(x.reshape((1,) * (len(shape) - x.ndim) + x.shape), shape)
+
+
+def wider(*arrays: jax.Array):
+    """The dtype arithmetic on these gives under JAX's standard promotion."""
+    with jax.numpy_dtype_promotion("standard"):
+        return jnp.result_type(*(x.dtype for x in arrays))

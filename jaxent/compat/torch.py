@@ -1,0 +1,315 @@
+"""The classification losses of ``torch.nn.functional``, by their names.
+
+``from jaxent.compat import torch as F``, and the calls stay. As there: classes on dimension 1 (0 of
+an unbatched input); a target of the input's shape holds probabilities; ``weight`` is a table of
+classes; ``reduction`` is "mean", "sum" or "none"; the result has the input's dtype. A mean divides
+
+=====================================  ===================================================
+class indices                          by the number of targets that are not ``ignore_index``
+class indices with ``weight``          by the sum of these targets' weights
+probabilities, binary losses, kl_div   by their number, whatever their weights
+=====================================  ===================================================
+
+and is NaN, without a gradient, where it divides by 0: a batch that is empty or all ignored. (The
+means of :mod:`jaxent.reductions` are 0 there.) Sums are float32 inside whatever comes in.
+
+Errors are ValueError, TypeError and, for a class index out of range, IndexError; where PyTorch
+raises RuntimeError, here it is the first or second. Under ``jit``, where a value cannot raise, an
+index out of range makes its loss and gradient NaN. What differs, because it is wrong there:
+
+- What the logits of an ignored example hold, NaN too, reaches no gradient.
+- A logit of −inf rules its class out: no loss where its probability is 0, and no share of the
+  smoothing of class indices (without ``weight``, which asks for it class by class).
+- Confident examples keep their tiny loss and gradient.
+- A negative ``label_smoothing`` or ``pos_weight`` raises.
+- Class indices may have any integer dtype.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
+from jaxent._numerics import times
+from jaxent.compat._arrays import broadcast_shape, floats, stretch, wider
+from jaxent.reductions import WeightedSum
+from jaxent.weights import class_weights
+
+
+def cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: ArrayLike = 0.0,
+) -> jax.Array:
+    r"""``F.cross_entropy``: logits against class indices or probabilities.
+
+    With ``weight`` w and ``label_smoothing`` ε, a class index y costs
+
+    .. math::
+        (1 - \varepsilon)\, w_y (-\log p_y) + \frac{\varepsilon}{C} \sum_c w_c (-\log p_c)
+
+    and probabilities q cost :math:`-\sum_c w_c ((1 - \varepsilon) q_c + \varepsilon/C) \log p_c`.
+
+    Args:
+      input: logits, float ``[C]``, ``[N, C]`` or ``[N, C, ...]``.
+      target: class indices, of the input's shape without C; or probabilities, float, of its shape.
+      weight: real ``[C]``.
+      size_average: with ``reduce``, the old form of ``reduction``.
+      ignore_index: class indices of this value are left out.
+      reduce: see ``size_average``.
+      reduction: "mean", "sum" or "none".
+      label_smoothing: ε in [0, 1].
+
+    Returns:
+      a scalar, or with "none" losses of the input's shape without C.
+
+    Raises:
+      TypeError: input not floating-point, indices not integer, probabilities not floating-point.
+      ValueError: shapes do not fit, an unknown ``reduction``, ε outside [0, 1].
+      IndexError: a class index out of range, where it can be seen.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.25, 0.5, 0.25]]))
+      >>> table = jnp.array([1.0, 3.0, 1.0])
+      >>> print(f"{cross_entropy(logits, jnp.array([0, 2]), table):.4f}")  # (log 2 + log 4) / 2
+      1.0397
+      >>> print(f"{cross_entropy(logits, jnp.array([0, -100]), table):.4f}")  # log 2
+      0.6931
+    """
+    reduction = _reduction(reduction, size_average, reduce)
+    x, y = _classes_last(floats("input", input)), _checks.array("target", target)
+    table = _table(weight, x)
+    if y.shape == jnp.shape(input):
+        loss, dtype = _soft(x, _classes_last(y), table, ignore_index, label_smoothing)
+        return _reduce(loss, loss.size, reduction, dtype)
+    y, keep = _indices(x, target, y.shape, ignore_index)
+    s = stats.softmax_stats(x, y, where=keep)
+    if table is None:
+        smooth = not _is_zero(label_smoothing)
+        loss = losses.smoothed_nll(s, label_smoothing=label_smoothing) if smooth else losses.nll(s)
+        return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
+    w = class_weights(y, table, where=keep)
+    loss = times(w, losses.nll(s))
+    if not _is_zero(label_smoothing):
+        epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, loss.dtype)
+        uniform = soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
+        loss = times(1 - epsilon, loss) + times(epsilon / x.shape[-1], uniform)
+    return _reduce(loss, jnp.sum(w), reduction, x.dtype)
+
+
+def nll_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """``F.nll_loss``: log-probabilities, taken as they are, against class indices.
+
+    Args:
+      input: log-probabilities, float ``[C]``, ``[N, C]`` or ``[N, C, ...]``.
+      target: class indices, of the input's shape without C.
+      weight: real ``[C]``.
+      size_average: as of :func:`cross_entropy`.
+      ignore_index: class indices of this value are left out.
+      reduce: as of :func:`cross_entropy`.
+      reduction: "mean", "sum" or "none".
+
+    Returns:
+      a scalar, or with "none" losses of the input's shape without C.
+
+    Raises:
+      TypeError, ValueError, IndexError: as :func:`cross_entropy`.
+
+    Example:
+      >>> log_probs = jnp.log(jnp.array([[0.5, 0.5], [0.25, 0.75]]))
+      >>> print(nll_loss(log_probs, jnp.array([0, 0]), reduction="none"))
+      [0.6931 1.3863]
+    """
+    reduction = _reduction(reduction, size_average, reduce)
+    x = _classes_last(floats("input", input))
+    table = _table(weight, x)
+    y, keep = _indices(x, target, jnp.shape(target), ignore_index)
+    loss = losses.nll(probabilities.log_prob_stats(x, y, where=keep))
+    if table is None:
+        return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
+    w = class_weights(y, table, where=keep)
+    return _reduce(times(w, loss), jnp.sum(w), reduction, x.dtype)
+
+
+def binary_cross_entropy_with_logits(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: ArrayLike | None = None,
+) -> jax.Array:
+    """``F.binary_cross_entropy_with_logits``: independent classes.
+
+    Args:
+      input: logits, float, any shape.
+      target: in [0, 1], float, the same shape.
+      weight: real; broadcasts to the input, from the right: weights of the examples of ``[N, C]``
+        logits are ``[N, 1]``.
+      size_average: as of :func:`cross_entropy`.
+      reduce: as of :func:`cross_entropy`.
+      reduction: "mean" (over all elements), "sum" or "none".
+      pos_weight: real, ≥ 0; factor of the positive term, broadcasts to the input.
+
+    Returns:
+      a scalar, or with "none" losses of the input's shape.
+
+    Raises:
+      TypeError: input or target not floating-point.
+      ValueError: shapes do not fit, an unknown ``reduction``, ``pos_weight`` negative.
+
+    Example:
+      >>> x, z = jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])
+      >>> print(binary_cross_entropy_with_logits(x, z, pos_weight=3.0, reduction="none"))
+      [2.0794 0.6931]
+    """
+    reduction = _reduction(reduction, size_average, reduce)
+    x, z = floats("input", input), floats("target", target)
+    if z.shape != x.shape:
+        raise _checks.shape_error("target", z, x.shape, "input")
+    positive = 1.0 if pos_weight is None else pos_weight
+    if jnp.ndim(positive):
+        positive = stretch("pos_weight", _checks.numbers("pos_weight", positive), x.shape)
+    loss = sigmoid.sigmoid_cross_entropy(x, z.astype(x.dtype), pos_weight=positive)
+    if weight is not None:
+        weight = stretch("weight", _checks.numbers("weight", weight), x.shape)
+        loss = times(weight.astype(loss.dtype), loss)
+    return _reduce(loss, loss.size, reduction, wider(x, z))
+
+
+def kl_div(
+    input: ArrayLike,
+    target: ArrayLike,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    log_target: bool = False,
+) -> jax.Array:
+    """``F.kl_div``: from ``target`` to log-probabilities, pointwise.
+
+    ``reduction="batchmean"`` is the divergence; "mean" also divides by the number of classes.
+
+    Args:
+      input: log-probabilities, float, taken as they are.
+      target: probabilities, or their logarithms with ``log_target``, float; broadcast.
+      size_average: as of :func:`cross_entropy`.
+      reduce: as of :func:`cross_entropy`.
+      reduction: "mean", "sum", "none", or "batchmean": the sum over the input's first dimension.
+      log_target: whether ``target`` holds logarithms.
+
+    Returns:
+      a scalar, or with "none" the terms, in the shape both broadcast to.
+
+    Raises:
+      TypeError: one of them not floating-point.
+      ValueError: shapes do not broadcast, an unknown ``reduction``.
+
+    Example:
+      >>> p, q = jnp.array([[0.25, 0.25, 0.5]]), jnp.array([[0.0, 0.5, 0.5]])
+      >>> print(f"{kl_div(jnp.log(p), q, reduction='batchmean'):.4f}")  # log(2) / 2
+      0.3466
+    """
+    reduction = _reduction(reduction, size_average, reduce, "batchmean")
+    x, q = floats("input", input), floats("target", target)
+    shape = broadcast_shape(input=x, target=q)
+    divergence = probabilities.pointwise_kl_of_logs if log_target else probabilities.pointwise_kl
+    terms = divergence(stretch("input", x, shape), stretch("target", q, shape))
+    examples = x.shape[0] if x.ndim else 1
+    return _reduce(
+        terms, examples if reduction == "batchmean" else terms.size, reduction, wider(x, q)
+    )
+
+
+def _soft(x, q, table, ignore_index, label_smoothing):
+    """Losses of probabilities, and the dtype of the result."""
+    q = floats("target", q)
+    if ignore_index >= 0:
+        raise ValueError("ignore_index is for class indices; target holds probabilities.")
+    dtype, row = wider(x, q), q.astype(wider(x, q, jnp.zeros((), _checks.accumulator(x))))
+    if not _is_zero(label_smoothing):
+        epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, row.dtype)
+        row = times(1 - epsilon, row) + epsilon / x.shape[-1]
+    if table is not None:
+        row = times(stretch("weight", table.astype(row.dtype), row.shape), row)
+    return soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
+
+
+# --- reductions ---------------------------------------------------------------------------------
+
+
+def _reduction(reduction, size_average, reduce, *more) -> str:
+    if size_average is not None or reduce is not None:
+        mean = size_average is None or size_average
+        reduction = "none" if reduce is not None and not reduce else "mean" if mean else "sum"
+    if reduction not in ("none", "mean", "sum", *more):
+        raise ValueError(f"{reduction!r} is not a valid value for reduction.")
+    return reduction
+
+
+def _reduce(loss, denominator, reduction, dtype):
+    if reduction == "none":
+        return loss.astype(dtype)
+    total = jnp.sum(loss)
+    if reduction == "sum":
+        return total.astype(dtype)
+    return (
+        WeightedSum(total, jnp.asarray(denominator).astype(total.dtype)).mean(jnp.nan).astype(dtype)
+    )
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def _classes_last(x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(x, 1, -1) if x.ndim > 1 else x
+
+
+def _table(weight, x):
+    if weight is None:
+        return None
+    table = _checks.numbers("weight", weight).astype(_checks.accumulator(x))
+    if table.shape != x.shape[-1:]:
+        raise ValueError(
+            f"weight must have one entry a class, {list(x.shape[-1:])}; got "
+            f"{_checks.describe(table)}."
+        )
+    return table
+
+
+def _indices(x, target, shape, ignore_index):
+    """Class indices, and which of them are not ignored."""
+    single = x.ndim == 1 and shape == (1,)
+    if shape[:1] != x.shape[:-1][:1] and not single:
+        raise ValueError(
+            "Expected input batch_size to match target batch_size: target must have the shape of "
+            f"input without its class dimension, {list(x.shape[:-1])}; got {list(shape)}."
+        )
+    y = _checks.indices("target", target)
+    y = y[0] if single else y
+    if y.shape != x.shape[:-1]:
+        raise _checks.shape_error("target", y, x.shape[:-1], "input without its class dimension")
+    info = jnp.iinfo(y.dtype)
+    known = info.min <= ignore_index <= info.max  # −100 is no uint8, and must not become one
+    keep = y != jnp.asarray(ignore_index, y.dtype) if known else jnp.ones(y.shape, bool)
+    fault = _checks.label_fault(y, x.shape[-1], keep)
+    if fault:
+        raise IndexError(fault.replace("labels", "target"))
+    return y, keep
+
+
+def _is_zero(epsilon) -> bool:
+    return isinstance(epsilon, int | float) and epsilon == 0

@@ -1,0 +1,293 @@
+"""jaxent.compat.optax beside optax.losses."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from parity import agree, cotangents, distributions, draw, ours, rounded
+
+from jaxent.compat import optax as dialect
+
+theirs = optax.losses
+
+
+def reference(function, primals, dtype, **fixed):
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return ours(function, primals, dtype, **fixed)
+
+
+def check(name, primals, dtype="float32", **fixed):
+    primals = [rounded(p, dtype) for p in primals]
+    fixed = {k: rounded(v, dtype) for k, v in fixed.items()}
+    agree(
+        ours(getattr(dialect, name), primals, dtype, **fixed),
+        reference(getattr(theirs, name), primals, dtype, **fixed),
+        dtype,
+        (name, [p.shape for p in primals], dtype, fixed),
+    )
+
+
+AXES = {1: (0, None), 2: (-1, 0), 3: (1, (0, 2)), 4: ((1, 3),), 5: ((4, 0, 1),)}
+SHAPES = {1: (5,), 2: (6, 5), 3: (3, 4, 2), 4: (2, 3, 2, 3), 5: (2, 2, 3, 1, 2)}
+RANKS_AND_AXES = [(rank, axis) for rank, axes in AXES.items() for axis in axes]
+
+
+def flags(seed, shape):
+    """A mask with some of both, a row of nothing where there is one, and no row of one class."""
+    mask = np.random.default_rng(seed).uniform(size=shape) < 0.7
+    return mask
+
+
+def batch(shape, axis):
+    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    return tuple(s for a, s in enumerate(shape) if a not in [b % len(shape) for b in axes])
+
+
+def masks(shape, axis):
+    """None, whole examples, single classes."""
+    some = flags(1, batch(shape, axis))
+    return [None, some, flags(2, shape)] if some.ndim else [None, flags(2, shape)]
+
+
+@pytest.mark.parametrize(("rank", "axis"), RANKS_AND_AXES)
+def test_dense_labels(rank, axis):
+    shape = SHAPES[rank]
+    x, q = draw(1, *shape), distributions(2, *shape)
+    for where in masks(shape, axis):
+        check("softmax_cross_entropy", [x, q], axis=axis, where=where)
+    check("poly_loss_cross_entropy", [x, q], axis=axis)
+    check("poly_loss_cross_entropy", [x, q], axis=axis, where=flags(2, shape), epsilon=-0.5)
+    check("smooth_labels", [q], alpha=0.1, axis=axis)
+    check("smooth_labels", [q], alpha=0.1, axis=axis, where=flags(3, shape) | (q == q.max()))
+
+
+@pytest.mark.parametrize(("rank", "axis"), [p for p in RANKS_AND_AXES if p[1] is not None])
+def test_integer_labels(rank, axis):
+    shape = SHAPES[rank]
+    classes = int(np.prod(shape)) // int(np.prod(batch(shape, axis)))
+    y = np.random.default_rng(4).integers(0, classes, batch(shape, axis))
+    name = "softmax_cross_entropy_with_integer_labels"
+    check(name, [draw(1, *shape)], labels=y, axis=axis)
+    if y.ndim:
+        check(name, [draw(1, *shape)], labels=y, axis=axis, where=flags(1, y.shape))
+    if isinstance(
+        axis, int
+    ):  # the label's own class is kept: without it the loss there is negative
+        own = np.arange(classes) == y[..., None]
+        where = flags(2, shape) | np.moveaxis(own, -1, axis)
+        check(name, [draw(1, *shape)], labels=y, axis=axis, where=where)
+
+
+@pytest.mark.parametrize(("rank", "axis"), RANKS_AND_AXES)
+def test_divergences(rank, axis):
+    """Of log-probabilities that need not be normalised."""
+    shape = SHAPES[rank]
+    x, q = draw(1, *shape), distributions(2, *shape)
+    for where in (None, flags(2, shape)):
+        check("kl_divergence", [x, q], axis=axis, where=where)
+        check("kl_divergence_with_log_targets", [x, np.log(q)], axis=axis, where=where)
+
+
+def test_broadcasting():
+    x, q = draw(1, 2, 3, 5), distributions(2, 3, 5)
+    check("softmax_cross_entropy", [x, q])
+    check("softmax_cross_entropy", [x, q[:1]])
+    check("softmax_cross_entropy", [x[0], distributions(2, 2, 3, 5)])
+    check("softmax_cross_entropy", [x, q[:, :1]])
+    check(
+        "softmax_cross_entropy", [x, q], where=np.array([True, True, False, True, True])[None, None]
+    )
+    check("poly_loss_cross_entropy", [x, q])
+    check("kl_divergence", [x, q])
+    check(
+        "kl_divergence",
+        [x[0], distributions(2, 2, 3, 5)],
+        where=np.array([[True], [False], [True]]),
+    )
+    name = "softmax_cross_entropy_with_integer_labels"
+    check(name, [x], labels=np.array([[1], [4]]))
+    check(name, [x[:1]], labels=np.array([[1, 2, 0], [4, 3, 1]]))
+    check("sigmoid_binary_cross_entropy", [x, q])
+    check("sigmoid_focal_loss", [x[0], q[0]], alpha=np.linspace(0.1, 0.9, 5))
+    check("safe_softmax_cross_entropy", [x, q])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_dtypes(dtype):
+    x, q = draw(4, 6, 5), distributions(5, 6, 5)
+    y = np.arange(6) % 5
+    for labels in (np.int8, np.uint8, np.int32, np.uint16):
+        check("softmax_cross_entropy_with_integer_labels", [x], dtype, labels=y.astype(labels))
+    check("softmax_cross_entropy", [x, q], dtype)
+    check("sigmoid_binary_cross_entropy", [x, q], dtype)
+    check("sigmoid_binary_cross_entropy", [x], dtype, labels=q > 0.2)
+    check("sigmoid_focal_loss", [x, q], dtype, alpha=0.25)
+    check("poly_loss_cross_entropy", [x, q], dtype)
+    check("kl_divergence", [np.log(q), distributions(6, 6, 5)], dtype)
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "sigmoid_binary_cross_entropy"])
+def test_mixed_dtypes(name):
+    """Dense labels promote the loss of a softmax, and not that of a sigmoid."""
+    x, q = (
+        jnp.asarray(draw(1, 3, 4), jnp.bfloat16),
+        jnp.asarray(distributions(2, 3, 4), jnp.float32),
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        wanted = getattr(theirs, name)(x, q)
+    mine = getattr(dialect, name)(x, q)
+    assert mine.dtype == wanted.dtype
+    np.testing.assert_allclose(mine.astype("f4"), wanted.astype("f4"), rtol=0.05, atol=0.02)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
+def test_focal(gamma):
+    x = np.concatenate([draw(1, 2, 6), [np.linspace(-30, 30, 6)]])
+    hard, soft = (np.arange(18).reshape(3, 6) % 2).astype(float), distributions(2, 3, 6)
+    check("sigmoid_focal_loss", [x], labels=hard, gamma=gamma)
+    check("sigmoid_focal_loss", [x, soft], gamma=gamma, alpha=0.25)
+
+
+@pytest.mark.parametrize("reduce_fn", [jnp.mean, jnp.sum, None])
+def test_ranking(reduce_fn):
+    x, q = draw(1, 4, 5), np.arange(20.0).reshape(4, 5) % 3
+    where = flags(1, (4, 5)) & np.array([[True], [True], [False], [True]])
+    for mask, weights in itertools.product((None, where), (None, q / 2 + 1)):
+        check(
+            "ranking_softmax_loss", [x], labels=q, where=mask, weights=weights, reduce_fn=reduce_fn
+        )
+    check("ranking_softmax_loss", [x], labels=q, where=where & False, reduce_fn=reduce_fn)
+
+
+def test_a_batch_of_nothing():
+    nothing = np.zeros((0, 5))
+    check("softmax_cross_entropy", [nothing, nothing])
+    check("softmax_cross_entropy_with_integer_labels", [nothing], labels=np.zeros(0, int))
+    check("sigmoid_focal_loss", [nothing, nothing])
+    x, none = draw(1, 3, 5), np.zeros(3, bool)
+    check("softmax_cross_entropy", [x, distributions(2, 3, 5)], where=none)
+    check("softmax_cross_entropy_with_integer_labels", [x], labels=np.arange(3), where=none)
+
+
+X, Y, Q = np.zeros((3, 4), np.float32), np.array([0, 1, 2]), np.full((3, 4), 0.25, np.float32)
+INTEGER = "softmax_cross_entropy_with_integer_labels"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("softmax_cross_entropy", (X.astype(int), Q)),
+        ("softmax_cross_entropy", (X, Q, 5)),
+        ("softmax_cross_entropy", (X, Q[:2])),
+        ("softmax_cross_entropy", (X[0, 0], Q[0, 0])),
+        ("softmax_cross_entropy", (X, Q, -1, np.ones(3, np.float32))),
+        ("softmax_cross_entropy", (X, Q, -1, np.ones(2, bool))),
+        ("safe_softmax_cross_entropy", (X.astype(int), Q)),
+        (INTEGER, (X.astype(int), Y)),
+        (INTEGER, (X, Y.astype(np.float32))),
+        (INTEGER, (X, Y > 0)),
+        (INTEGER, (X, Q.astype(int))),
+        (INTEGER, (X, Y[0])),
+        (INTEGER, (X, Y[:2])),
+        (INTEGER, (X, Y, None)),
+        (INTEGER, (X, Y, [1])),
+        (INTEGER, (X, Y, 5)),
+        (INTEGER, (X, Y, -1, np.ones(2, bool))),
+        ("sigmoid_binary_cross_entropy", (X.astype(int), Q)),
+        ("sigmoid_binary_cross_entropy", (X, Q[:2])),
+        ("sigmoid_focal_loss", (X.astype(int), Q)),
+        ("poly_loss_cross_entropy", (X, Q.astype(int))),
+        ("kl_divergence", (X, Q.astype(int))),
+        ("kl_divergence", (X.astype(int), Q)),
+        ("kl_divergence", (X, Q[:2])),
+        ("kl_divergence_with_log_targets", (X, Q.astype(int))),
+        ("smooth_labels", (Q.astype(int), 0.1)),
+        ("ranking_softmax_loss", (X.astype(int), Q)),
+    ],
+)
+def test_the_same_misuse_raises(name, arguments):
+    arrays = [jnp.asarray(a) if isinstance(a, np.ndarray) else a for a in arguments]
+    with jax.numpy_rank_promotion("allow"), pytest.raises((TypeError, ValueError)) as caught:
+        getattr(theirs, name)(*arrays)
+    # jnp says TypeError of shapes that do not broadcast in arithmetic, ValueError elsewhere.
+    shapes = "broadcast" in str(caught.value)
+    with pytest.raises(ValueError if shapes else caught.type):
+        getattr(dialect, name)(*arrays)
+
+
+# --- where the original is wrong ----------------------------------------------------------------
+
+
+def test_labels_out_of_range():
+    """−1 is the last class there, and the gradient of a 7 is a finite wrong one."""
+    x, y = draw(1, 3, 4), np.array([-1, 2, 7])
+    value, _, [gradient] = reference(getattr(theirs, INTEGER), [x], "float32", labels=y)
+    assert np.isfinite(value[0]) and np.isfinite(gradient).all()
+    value, _, [gradient] = ours(getattr(dialect, INTEGER), [x], "float32", labels=y)
+    np.testing.assert_array_equal(np.isnan(value), [True, False, True])
+    np.testing.assert_array_equal(np.isnan(gradient), np.isnan(value)[:, None] & np.ones(4, bool))
+
+
+def test_an_offset():
+    """From 0.1 % wrong at 1,000 to 0 at a million there."""
+    x, y = np.array([[4.0, 0.0, 0.0]]) + 1e6, np.array([0])
+    truth = np.log1p(2 * np.exp(-4))
+    value, _, _ = reference(getattr(theirs, INTEGER), [x], "float32", labels=y)
+    assert abs(value - truth) > 0.01
+    value, _, _ = ours(getattr(dialect, INTEGER), [x], "float32", labels=y)
+    np.testing.assert_allclose(value, [truth], rtol=1e-6)
+
+
+def test_a_class_ruled_out():
+    """NaN there where its target is 0; a negative loss where ``where`` takes the label itself."""
+    x, q = np.array([[-np.inf, 2.0, 0.0]]), np.array([[0.0, 0.6, 0.4]])
+    assert np.isnan(reference(theirs.softmax_cross_entropy, [x, q], "float32")[0])
+    value, _, gradients = ours(dialect.softmax_cross_entropy, [x, q], "float32")
+    np.testing.assert_allclose(value, 0.4 * 2 + np.log1p(np.exp(-2)), rtol=1e-6)
+    assert np.isfinite(gradients).all()
+    x, y, where = np.array([[4.0, 0.0, 0.0]]), np.array([0]), np.array([[False, True, True]])
+    assert reference(getattr(theirs, INTEGER), [x], "float32", labels=y, where=where)[0] < 0
+    assert ours(getattr(dialect, INTEGER), [x], "float32", labels=y, where=where)[0] == np.inf
+
+
+def test_whole_examples_of_the_poly_loss():
+    """Raises there."""
+    x, q, where = draw(1, 3, 4), distributions(2, 3, 4), np.array([True, False, True])
+    with pytest.raises(ValueError):
+        reference(theirs.poly_loss_cross_entropy, [x, q], "float32", where=where)
+    value, _, _ = ours(dialect.poly_loss_cross_entropy, [x, q], "float32", where=where)
+    wanted, _, _ = reference(theirs.poly_loss_cross_entropy, [x, q], "float32")
+    np.testing.assert_allclose(value, wanted * where, rtol=1e-5)
+
+
+def test_targets_of_zero():
+    """The divergence has a gradient of NaN in them there."""
+    log_p, q = np.log([[0.25, 0.25, 0.5]]), np.array([[0.0, 0.5, 0.5]])
+    _, _, [_, in_q] = reference(theirs.kl_divergence, [log_p, q], "float32")
+    assert np.isnan(in_q).any()
+    value, _, gradients = ours(dialect.kl_divergence, [log_p, q], "float32")
+    np.testing.assert_allclose(value, np.log(2) / 2, rtol=1e-6)
+    assert np.isfinite(gradients).all()
+
+
+def test_infinite_logits_of_a_sigmoid():
+    x, z = np.array([np.inf, -np.inf, -np.inf]), np.array([1.0, 0.0, 1.0])
+    assert np.isnan(reference(theirs.sigmoid_binary_cross_entropy, [x, z], "float32")[0]).any()
+    value, _, _ = ours(dialect.sigmoid_binary_cross_entropy, [x, z], "float32")
+    np.testing.assert_array_equal(value, [0, 0, np.inf])
+
+
+def test_every_name_is_here_or_named_as_out_of_scope():
+    here = {n for n in dir(dialect) if callable(getattr(dialect, n)) and n in dir(theirs)}
+    out = {
+        *("binary_dice_loss", "cosine_distance", "cosine_similarity", "ctc_loss"),
+        *("ctc_loss_with_forward_probs", "dice_loss", "hinge_loss", "huber_loss", "l2_loss"),
+        *("log_cosh", "make_fenchel_young_loss", "multiclass_generalized_dice_loss"),
+        *("multiclass_hinge_loss", "multiclass_perceptron_loss", "multiclass_sparsemax_loss"),
+        *("ntxent", "perceptron_loss", "sparsemax_loss", "squared_error", "triplet_margin_loss"),
+    }
+    functions = {n for n in dir(theirs) if not n.startswith("_") and callable(getattr(theirs, n))}
+    assert functions - here == out & functions
