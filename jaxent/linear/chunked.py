@@ -1,0 +1,342 @@
+"""The linear head, a chunk of tokens at a time: never more logits than one chunk's.
+
+Every array of rows comes dealt into chunks, ``[chunks, n, ...]``; the head, the bias and whatever
+``loss`` and ``logit_fn`` close over are shared by all chunks.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.core import Tracer
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxent import _checks
+from jaxent.reductions import weighted_sum
+from jaxent.stats import live, softmax_stats
+
+_SymbolicZero = jax.custom_derivatives.SymbolicZero
+_remat = partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Closed:
+    """A function, and apart from it what it closes over from an outer trace (``constants``).
+
+    A rule of differentiation may not close over a tracer. A function that closes over none stays
+    itself, so that compilations are found again.
+    """
+
+    function: Any
+    is_jaxpr: bool = False
+
+    @classmethod
+    def of(cls, function: Callable, example) -> tuple["Closed", tuple, list]:
+        """The function, its constants, and what it returns for such an argument."""
+        closed = jax.make_jaxpr(function)(example)
+        if not any(isinstance(constant, Tracer) for constant in closed.consts):
+            return cls(function), (), closed.out_avals
+        return cls(closed.jaxpr, True), tuple(closed.consts), closed.out_avals
+
+    def __call__(self, constants: tuple, arg):
+        """The function of its constants and its argument."""
+        if not self.is_jaxpr:
+            return self.function(arg)
+        (out,) = jaxpr_as_fun(ClosedJaxpr(self.function, list(constants)))(*jax.tree.leaves(arg))
+        return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """All that is static."""
+
+    classes_axis: int  # of the head: 1 for [D, V], 0 for [V, D]
+    predictions: bool = False
+    logit_fn: Closed = Closed(lambda logits: logits)
+    loss: Closed = Closed(lambda stats: stats.nll)
+
+
+class Shared(NamedTuple):
+    """What all chunks share."""
+
+    head: Any
+    bias: jax.Array | None
+    logit_constants: tuple = ()
+    loss_constants: tuple = ()
+
+
+class Rows(NamedTuple):
+    """What belongs to a row and has no derivative."""
+
+    labels: jax.Array
+    where: jax.Array | None
+
+
+# --- one chunk ----------------------------------------------------------------------------------
+
+
+def _placed(*axes):
+    """The sharding of a matrix with these axes (array, number), if an explicit mesh has to know."""
+    mesh = jax.typeof(axes[0][0]).sharding.mesh
+    if mesh.empty or AxisType.Explicit not in mesh.axis_types:
+        return None
+    specs = [(*jax.typeof(x).sharding.spec, *[None] * x.ndim)[axis] for x, axis in axes]
+    return NamedSharding(mesh, PartitionSpec(*specs))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _matmul(x, y, contracted, placed):
+    """Operands in their own dtype, sums in float32 or wider."""
+    return _dot(x, y, contracted, placed, _checks.accumulator(x))
+
+
+def _dot(x, y, contracted, placed, dtype):
+    axes = (((contracted[0],), (contracted[1],)), ((), ()))
+    return lax.dot_general(x, y, axes, preferred_element_type=dtype, out_sharding=placed)
+
+
+@partial(_matmul.defjvp, symbolic_zeros=True)
+def _matmul_jvp(contracted, placed, primals, tangents):
+    # Tangents leave in the dtype of the operands, so that cotangents enter in it: the transposed
+    # matmuls are of that dtype too, not of float32.
+    (x, y), (dx, dy) = primals, tangents
+    out = _matmul(x, y, contracted, placed)
+    d_out = jnp.zeros_like(out)
+    if not isinstance(dx, _SymbolicZero):
+        d_out += _dot(dx, y, contracted, placed, x.dtype).astype(out.dtype)
+    if not isinstance(dy, _SymbolicZero):
+        d_out += _dot(x, dy, contracted, placed, x.dtype).astype(out.dtype)
+    return out, d_out
+
+
+def _logits(form: Form, hidden, head):
+    placed = _placed((hidden, 0), (head, form.classes_axis))
+    return _matmul(hidden, head, (1, 1 - form.classes_axis), placed)
+
+
+def _add_bias(logits, bias):
+    return logits if bias is None else logits + bias.astype(logits.dtype)[None]
+
+
+def _logit_stats(form: Form, logits, bias, constants, rows: Rows):
+    """Statistics of one chunk, and the largest class of each row where it is asked for."""
+    logits = form.logit_fn(constants, _add_bias(logits, bias))
+    stats = softmax_stats(logits, rows.labels, where=rows.where)
+    return stats, _largest(logits, rows.where) if form.predictions else None
+
+
+def _largest(logits, where):
+    """The first of the largest classes."""
+    is_top = logits == jnp.max(logits, -1, keepdims=True)
+    place = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return live(where, jnp.min(jnp.where(is_top, place, logits.shape[-1] - 1), -1))
+
+
+def _chunk_stats(form: Form, hidden, shared: Shared, rows: Rows):
+    logits = _logits(form, hidden, shared.head)
+    return _logit_stats(form, logits, shared.bias, shared.logit_constants, rows)
+
+
+def _chunk_losses(form: Form, logits, shared: Shared, rows: Rows):
+    stats, largest = _logit_stats(form, logits, shared.bias, shared.logit_constants, rows)
+    return live(rows.where, form.loss(shared.loss_constants, stats)), largest
+
+
+def _chunk_gradients(form: Form, hidden, rows: Rows, weights, shared: Shared):
+    """Losses, largest classes, and the gradients of Σ w·loss while the logits are there."""
+    logits = _logits(form, hidden, shared.head)
+    rest = shared._replace(head=None)
+    losses, pull, largest = jax.vjp(
+        lambda logits, rest: _chunk_losses(form, logits, rest, rows), logits, rest, has_aux=True
+    )
+    d_logits, d_rest = pull(jnp.ones_like(losses) if weights is None else weights)
+    d_logits = d_logits.astype(hidden.dtype)
+    placed = _placed((hidden, 0), (hidden, 1))
+    d_hidden = _matmul(d_logits, shared.head, (1, form.classes_axis), placed)
+    factors = (hidden, d_logits) if form.classes_axis == 1 else (d_logits, hidden)
+    d_head = _matmul(*factors, (0, 0), _placed((shared.head, 0), (shared.head, 1)))
+    return losses, largest, d_hidden, d_rest._replace(head=d_head)
+
+
+def example_logits(form: Form, hidden, rows: Rows, shared: Shared):
+    """What ``logit_fn`` is given, abstractly."""
+    del rows
+    return jax.eval_shape(lambda h, s: _add_bias(_logits(form, h, s.head), s.bias), hidden, shared)
+
+
+def example_stats(form: Form, hidden, rows: Rows, shared: Shared):
+    """What ``loss`` is given, abstractly."""
+    return jax.eval_shape(partial(_chunk_stats, form), hidden, shared, rows)[0]
+
+
+# --- statistics -----------------------------------------------------------------------------------
+#
+# Value: one matmul. Derivative: the statistics of a chunk are differentiated by jax.jvp where the
+# chunk's logits are formed once more. The rule is linear in the tangents and each chunk of it sits
+# in jax.checkpoint: reverse mode transposes it, forms the logits a second time and keeps none (four
+# matmuls in all). Tangents of what the chunks share are widened before the loop: that is how the
+# transposed loop adds up the head's gradient in float32, and casts it once.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def stats(form: Form, hidden, shared: Shared, rows: Rows):
+    """:class:`LogitStats` and the largest classes (or None), each ``[chunks, n]``."""
+    return _stats_value(form, hidden, shared, rows)
+
+
+@partial(jax.jit, static_argnums=0)
+def _stats_value(form, hidden, shared, rows):
+    return lax.map(lambda chunk: _chunk_stats(form, chunk[0], shared, chunk[1]), (hidden, rows))
+
+
+@partial(stats.defjvp, symbolic_zeros=True)
+def _stats_jvp(form, primals, tangents):
+    hidden, shared, rows = primals
+    value, largest = stats(form, hidden, shared, rows)
+    alive, directions = _alive(tangents[:2])
+    d_value = jax.tree.map(jnp.zeros_like, value)
+    if any(alive):
+        d_value = _stats_tangent(form, alive, hidden, shared, rows, directions)
+    return (value, largest), (d_value, _no_tangent(largest))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _stats_tangent(form, alive, hidden, shared, rows, directions):
+    operands, with_operands = _pick(alive, (hidden, shared))
+    own, common = operands[: alive[0]], operands[alive[0] :]
+
+    @_remat
+    def of_chunk(chunk, wide):
+        hidden, rows, own = chunk
+        hidden, shared = with_operands(own + _narrow(common, wide))
+        return _chunk_stats(form, hidden, shared, rows)[0]
+
+    def value(own, wide):
+        return lax.map(lambda chunk: of_chunk(chunk, wide), (hidden, rows, own))
+
+    tangents = directions[: alive[0]], _wide(directions[alive[0] :])
+    return jax.jvp(value, (own, _wide(common)), tangents)[1]
+
+
+# A sum over chunks is kept in float32 by differentiating not the operand but a wide copy of it,
+# which no value depends on and so is never made.
+
+
+def _wide(tree):
+    return jax.tree.map(lambda x: x.astype(_checks.accumulator(x)) if _is_float(x) else x, tree)
+
+
+def _narrow(tree, wide):
+    return jax.tree.map(lambda x, w: _narrowed(x, w) if _is_float(x) else x, tree, wide)
+
+
+@jax.custom_jvp
+def _narrowed(x, wide):
+    """``wide.astype(x.dtype)``, where x is just that already."""
+    return x
+
+
+@_narrowed.defjvp
+def _narrowed_jvp(primals, tangents):
+    return primals[0], tangents[1].astype(primals[0].dtype)
+
+
+# --- the objective --------------------------------------------------------------------------------
+#
+# total = Σ w·loss. Its gradients are formed while a chunk's logits are there (three matmuls), and
+# the rule is
+#     d total = Σ d_hidden · dhidden + Σ d_head · dhead + … + Σ losses · dw,
+# linear in the tangents: reverse mode scales the gradients, and a higher order differentiates the
+# loop that forms them. Each chunk of it sits in jax.checkpoint, so no order keeps any logits.
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def objective(form: Form, hidden, shared: Shared, rows: Rows, weights):
+    """Σ w·loss, and the largest classes ``[chunks, n]`` (or None)."""
+    losses, largest = _losses(form, hidden, shared, rows)
+    return weighted_sum(losses, weights).total, largest
+
+
+@partial(jax.jit, static_argnums=0)
+def _losses(form, hidden, shared, rows):
+    def of_chunk(chunk):
+        hidden, rows = chunk
+        return _chunk_losses(form, _logits(form, hidden, shared.head), shared, rows)
+
+    return lax.map(of_chunk, (hidden, rows))
+
+
+@partial(objective.defjvp, symbolic_zeros=True)
+def _objective_jvp(form, primals, tangents):
+    hidden, shared, rows, weights = primals
+    alive, directions = _alive(tangents[:2])
+    if any(alive):
+        losses, largest, gradients = _gradients(form, alive, hidden, shared, rows, weights)
+    else:
+        (losses, largest), gradients = _losses(form, hidden, shared, rows), []
+    total = weighted_sum(losses, weights).total
+    d_total = jnp.zeros_like(total)
+    for gradient, direction in zip(gradients, directions, strict=True):
+        d_total += jnp.sum(gradient * direction.astype(gradient.dtype))
+    if weights is not None and _alive(tangents[3])[0] == (True,):
+        d_total += jax.jvp(lambda w: weighted_sum(losses, w).total, (weights,), (tangents[3],))[1]
+    return (total, largest), (d_total, _no_tangent(largest))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients(form, alive, hidden, shared, rows, weights):
+    """Losses, largest classes, and the gradients of those operands that are alive."""
+
+    @_remat
+    def of_chunk(chunk, wide):
+        losses, largest, *gradients = _chunk_gradients(form, *chunk, _narrow(shared, wide))
+        gradients, _ = _pick(alive, tuple(gradients))
+        gradients = [g.astype(_checks.accumulator(g)) for g in gradients]
+        return losses, largest, gradients[: alive[0]], gradients[alive[0] :]
+
+    def step(sums, chunk):
+        losses, largest, d_hidden, d_shared = of_chunk(chunk, wide)
+        return jax.tree.map(jnp.add, sums, d_shared), (losses, largest, d_hidden)
+
+    chunks, wide = (hidden, rows, weights), _wide(shared)
+    first = jax.tree.map(lambda x: x[0], chunks)
+    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_chunk, first, wide)[3])
+    d_shared, (losses, largest, d_hidden) = lax.scan(step, zeros, chunks)
+    return losses, largest, d_hidden + d_shared
+
+
+# --- which derivatives are asked for --------------------------------------------------------------
+
+
+def _alive(tangents) -> tuple[tuple[bool, ...], list]:
+    """Which leaves have a tangent, and those tangents."""
+    leaves = jax.tree.leaves(tangents)
+    alive = tuple(not isinstance(t, _SymbolicZero) and _is_float(t) for t in leaves)
+    return alive, [t for t, is_alive in zip(leaves, alive, strict=True) if is_alive]
+
+
+def _pick(alive, tree):
+    """The leaves that are alive, and the tree as a function of them."""
+    leaves, treedef = jax.tree.flatten(tree)
+
+    def rebuilt(picked):
+        picked = iter(picked)
+        return treedef.unflatten(
+            [next(picked) if a else x for a, x in zip(alive, leaves, strict=True)]
+        )
+
+    return [x for a, x in zip(alive, leaves, strict=True) if a], rebuilt
+
+
+def _is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _no_tangent(largest):
+    return None if largest is None else np.zeros(largest.shape, jax.dtypes.float0)
