@@ -355,6 +355,36 @@ def pointwise_kl_of_logs(
     return live(where, jnp.where(zero, 0, jnp.exp(t) * (t - jnp.where(zero, 0, x))))
 
 
+def pointwise_generalized_kl(
+    log_probs: Float[Array, "*shape"],
+    targets: Real[Array, "*shape"],
+    *,
+    where: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """The terms of the divergence of masses that need not sum to 1: q (log q − log p) + p − q.
+
+    Args:
+      log_probs: float, any shape.
+      targets: non-negative, the same shape; a negative one is NaN.
+      where: bool, the same shape; a False element is 0 and has no gradient.
+
+    Returns:
+      terms, the same shape, float32 or wider; none is negative.
+
+    Raises:
+      TypeError, ValueError: as :func:`pointwise_kl`.
+
+    References:
+      Boyd and Vandenberghe, *Convex Optimization*, 2004, page 90.
+
+    Example:
+      >>> print(pointwise_generalized_kl(jnp.log(jnp.array([1.0, 2.0])), jnp.array([1.0, 1.0])))
+      [0.     0.3069]
+    """
+    x, q, where = _pair("log_probs", log_probs, "targets", targets, where)
+    return live(where, pointwise_kl(x, q) + (jnp.exp(x) - q))
+
+
 def _pair(first, x, second, y, where):
     """Two arrays of one shape in the first one's accumulation dtype, inert elements zeroed."""
     x = _checks.array(first, x)

@@ -275,6 +275,36 @@ def kl_divergence_with_log_targets(
     return jnp.sum(terms, axes_of(axis, terms.ndim)).astype(dtype)
 
 
+def generalized_kl_divergence(
+    log_predictions: ArrayLike, targets: ArrayLike, axis: Axes = -1, where: _Where = None
+) -> jax.Array:
+    """``optax.losses.generalized_kl_divergence``: of masses that need not sum to 1.
+
+    Args:
+      log_predictions: logarithms of the predicted masses, float.
+      targets: masses, float; broadcasts against the former.
+      axis: the axis or axes to sum over; None is all.
+      where: bool, broadcasting to both.
+
+    Returns:
+      divergences, without ``axis``.
+
+    Raises:
+      TypeError, ValueError: as :func:`kl_divergence`.
+
+    Example:
+      >>> p, q = jnp.array([1.0, 2.0]), jnp.array([1.0, 1.0])
+      >>> print(f"{generalized_kl_divergence(jnp.log(p), q):.4f}")
+      0.3069
+    """
+    x, q, keep, dtype = _logs(log_predictions, "targets", targets, axis, where)
+    terms = probabilities.pointwise_generalized_kl(x, q, where=keep)
+    return jnp.sum(terms, axes_of(axis, terms.ndim)).astype(dtype)
+
+
+convex_kl_divergence = generalized_kl_divergence
+
+
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -8,6 +8,7 @@ import numpy as np
 
 # Of the sums of a few terms; a 16-bit peer also rounds on the way.
 TOLERANCE = {"float64": 1e-11, "float32": 3e-5, "float16": 6e-3, "bfloat16": 5e-2}
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def draw(seed, *shape, scale=2.0):
@@ -34,16 +35,25 @@ def rounded(x, dtype):
     return np.asarray(x.astype(jnp.dtype(dtype)), np.float64) if is_float(x) else x
 
 
-def ours(function, primals, dtype, **fixed):
-    """The value in float64, its dtype, and the gradients with respect to the primals."""
+def ours(function, primals, dtype, compiled=False, **fixed):
+    """The value in float64, its dtype, and the gradients with respect to the primals.
+
+    One new shape is faster ``compiled``, many options of one shape are faster without.
+    """
 
     def array(x):
         return jnp.asarray(x, dtype if is_float(x) else None) if isinstance(x, np.ndarray) else x
 
+    def value_and_gradients(*primals):
+        value, pull = jax.vjp(lambda *p: function(*p, **fixed), *primals)
+        return value, pull(jnp.asarray(cotangents(value.shape), value.dtype))
+
     with precision(dtype):
         primals, fixed = [array(p) for p in primals], {k: array(v) for k, v in fixed.items()}
-        value, pull = jax.vjp(lambda *p: function(*p, **fixed), *primals)
-        gradients = pull(jnp.asarray(cotangents(value.shape), value.dtype))
+        run = (
+            jax.jit(value_and_gradients, compiler_options=FAST) if compiled else value_and_gradients
+        )
+        value, gradients = run(*primals)
         for primal, gradient in zip(primals, gradients, strict=True):
             assert gradient.dtype == primal.dtype
         return float64(value), str(value.dtype), [float64(g) for g in gradients]

@@ -1,0 +1,532 @@
+"""The cross-entropies of ``tf.nn``, by their names.
+
+As there: labels come first, losses have the logits' dtype and no reduction; 16-bit logits are
+computed in float32. What differs, because it is wrong there:
+
+- Dense labels need not sum to 1: the gradient is Σ q · p − q. (There it is p − q whatever the row
+  sums to, so that a row of zeros trains.)
+- ``weighted_cross_entropy_with_logits`` has the right gradient at a logit of 0.
+- A class ruled out by a logit of −inf adds nothing where its label is 0, and ±inf logits of a
+  sigmoid have their limits (NaN there).
+- Confident examples keep their tiny loss and gradient.
+- Labels may have any integer or floating dtype; integer labels of bfloat16 logits lose nothing.
+
+A label out of range raises where it can be seen (there: on CPU, when the op runs), and makes its
+row's loss and gradient NaN under ``jit`` (there: on GPU and under XLA).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxent import _checks, losses, sampled, sigmoid, soft
+from jaxent.compat._arrays import classes_last, floats, stretch
+
+
+def softmax_cross_entropy_with_logits(
+    labels: ArrayLike, logits: ArrayLike, axis: int = -1, name: str | None = None
+) -> jax.Array:
+    """``tf.nn.softmax_cross_entropy_with_logits``: dense labels. Gradients flow into them too.
+
+    Args:
+      labels: non-negative, real; broadcasts to the logits.
+      logits: float, any rank.
+      axis: the class axis.
+      name: ignored.
+
+    Returns:
+      losses, the logits' shape without ``axis``, in their dtype.
+
+    Raises:
+      TypeError: logits not floating-point, labels not real.
+      ValueError: labels do not broadcast to the logits; ``axis`` out of bounds.
+
+    Example:
+      >>> labels, logits = jnp.array([[0.0, 0.8, 0.2]]), jnp.array([[4.0, 2.0, 1.0]])
+      >>> print(softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+      [2.3698]
+    """
+    x = floats("logits", logits)
+    q = stretch("labels", _checks.array("labels", labels), x.shape)
+    return soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
+
+
+def sparse_softmax_cross_entropy_with_logits(
+    labels: ArrayLike, logits: ArrayLike, name: str | None = None
+) -> jax.Array:
+    """``tf.nn.sparse_softmax_cross_entropy_with_logits``: integer labels.
+
+    Args:
+      labels: class indices, any integer dtype, the logits' shape without the last axis.
+      logits: float ``[..., num_classes]``.
+      name: ignored.
+
+    Returns:
+      losses, the labels' shape, in the logits' dtype.
+
+    Raises:
+      TypeError: logits not floating-point, labels not integer.
+      ValueError: shapes do not fit; a label out of range, where it can be seen.
+
+    Example:
+      >>> logits = jnp.array([[2.0, -5.0, 0.5], [0.0, 0.0, 1.9]])
+      >>> print(sparse_softmax_cross_entropy_with_logits(labels=jnp.array([0, 2]), logits=logits))
+      [0.2022 0.2617]
+    """
+    x, y = _checks.logits(logits), _checks.indices("labels", labels)
+    loss = losses.cross_entropy(x, y)
+    fault = _checks.label_fault(y, x.shape[-1])
+    if fault:
+        raise ValueError(fault)
+    return loss.astype(x.dtype)
+
+
+def sigmoid_cross_entropy_with_logits(
+    labels: ArrayLike, logits: ArrayLike, name: str | None = None
+) -> jax.Array:
+    """``tf.nn.sigmoid_cross_entropy_with_logits``: independent classes, elementwise, no sum.
+
+    Args:
+      labels: in [0, 1], the logits' shape.
+      logits: float, any shape.
+      name: ignored.
+
+    Returns:
+      losses, the logits' shape and dtype.
+
+    Raises:
+      TypeError: logits not floating-point, labels not real.
+      ValueError: shapes differ.
+
+    Example:
+      >>> logits = jnp.array([1.0, -1.0, 0.0])
+      >>> print(sigmoid_cross_entropy_with_logits(labels=jnp.array([0.0, 0.0, 1.0]), logits=logits))
+      [1.3133 0.3133 0.6931]
+    """
+    x, z = floats("logits", logits), _checks.array("labels", labels)
+    return sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
+
+
+def weighted_cross_entropy_with_logits(
+    labels: ArrayLike, logits: ArrayLike, pos_weight: ArrayLike, name: str | None = None
+) -> jax.Array:
+    """``tf.nn.weighted_cross_entropy_with_logits``: the sigmoid's, with a weight of the positives.
+
+    Not a softmax, and its weight is not a class weight: those are
+    ``sparse_softmax_cross_entropy(labels, logits, weights=class_weights[labels])`` of ``losses``.
+
+    Args:
+      labels: in [0, 1], the logits' shape.
+      logits: float, any shape.
+      pos_weight: ≥ 0; broadcasts to the logits.
+      name: ignored.
+
+    Returns:
+      losses, the logits' shape and dtype.
+
+    Raises:
+      TypeError: logits not floating-point, labels or weight not real.
+      ValueError: shapes do not fit; ``pos_weight`` negative.
+
+    Example:
+      >>> x, z = jnp.array([0.0, 0.0]), jnp.array([1.0, 0.0])
+      >>> print(weighted_cross_entropy_with_logits(labels=z, logits=x, pos_weight=3.0))
+      [2.0794 0.6931]
+    """
+    x, z = floats("logits", logits), _checks.array("labels", labels)
+    if jnp.ndim(pos_weight):
+        pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
+    return sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)
+
+
+# --- sampled losses -----------------------------------------------------------------------------
+
+
+def sampled_softmax_loss(
+    weights: ArrayLike | Sequence[ArrayLike],
+    biases: ArrayLike | Sequence[ArrayLike],
+    labels: ArrayLike,
+    inputs: ArrayLike,
+    num_sampled: int,
+    num_classes: int,
+    num_true: int = 1,
+    sampled_values: sampled.Samples | tuple | None = None,
+    remove_accidental_hits: bool = True,
+    seed: None = None,
+    name: str | None = None,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """``tf.nn.sampled_softmax_loss``: softmax over the labels and a sample. For training only.
+
+    Differentiating with respect to ``weights`` gives a gradient as large as they are; for one of
+    the gathered rows alone use :func:`jaxent.sampled.gather_rows`.
+
+    Args:
+      weights: ``[num_classes, dim]``, or a list of contiguous shards of it.
+      biases: ``[num_classes]``, or a list of shards.
+      labels: class indices ``[batch, num_true]``.
+      inputs: float ``[batch, dim]``.
+      num_sampled: how many classes to sample; a Python integer.
+      num_classes: how many there are.
+      num_true: how many labels each example has.
+      sampled_values: ``(ids, true_expected_count, sampled_expected_count)`` of a sampler; None
+        samples with :func:`log_uniform_candidate_sampler`, without replacement.
+      remove_accidental_hits: leave out sampled classes that are labels of the same example.
+      seed: None; there is no hidden state to seed. Give ``key``.
+      name: ignored.
+      key: a key of ``jax.random``, a new one each step, where ``sampled_values`` is None.
+
+    Returns:
+      losses ``[batch]``, in the inputs' dtype.
+
+    Raises:
+      TypeError: neither ``sampled_values`` nor ``key``, or a ``seed``; wrong dtypes.
+      ValueError: shapes do not fit.
+
+    Example:
+      >>> table, labels = jnp.eye(8), jnp.array([[1], [2]])
+      >>> print(sampled_softmax_loss(table, jnp.zeros(8), labels, 9 * table[:2], 8, 8,
+      ...                            sampled_values=all_candidate_sampler(labels, 1, 8, True)))
+      [9.0009 9.0009]
+    """
+    arguments = _sampled(
+        weights,
+        biases,
+        labels,
+        inputs,
+        num_sampled,
+        num_classes,
+        num_true,
+        sampled_values,
+        seed,
+        key,
+    )
+    s = sampled.sampled_softmax_stats(*arguments, remove_accidental_hits=remove_accidental_hits)
+    return jnp.mean(losses.nll(s), -1).astype(jnp.result_type(inputs))
+
+
+def nce_loss(
+    weights: ArrayLike | Sequence[ArrayLike],
+    biases: ArrayLike | Sequence[ArrayLike],
+    labels: ArrayLike,
+    inputs: ArrayLike,
+    num_sampled: int,
+    num_classes: int,
+    num_true: int = 1,
+    sampled_values: sampled.Samples | tuple | None = None,
+    remove_accidental_hits: bool = False,
+    name: str | None = None,
+    *,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """``tf.nn.nce_loss``: noise-contrastive estimation, sigmoids of the labels and a sample.
+
+    Args:
+      weights: as of :func:`sampled_softmax_loss`, and so all that follow.
+      biases: ``[num_classes]``.
+      labels: class indices ``[batch, num_true]``; each has the target 1 / num_true.
+      inputs: float ``[batch, dim]``.
+      num_sampled: how many classes to sample.
+      num_classes: how many there are.
+      num_true: how many labels each example has.
+      sampled_values: of a sampler, or None.
+      remove_accidental_hits: leave out sampled classes that are labels of the same example.
+      name: ignored.
+      key: a key of ``jax.random``, where ``sampled_values`` is None.
+
+    Returns:
+      losses ``[batch]``, in the inputs' dtype.
+
+    Raises:
+      TypeError, ValueError: as :func:`sampled_softmax_loss`.
+
+    Example:
+      >>> values = (jnp.array([1, 2]), jnp.array([[0.5]]), jnp.array([0.5, 0.5]))
+      >>> print(nce_loss(jnp.zeros([3, 4]), jnp.zeros(3), jnp.array([[0]]), jnp.ones([1, 4]), 2, 3,
+      ...                sampled_values=values))  # log(1 + 1/2) + 2 log(1 + 2)
+      [2.6027]
+    """
+    arguments = _sampled(
+        weights,
+        biases,
+        labels,
+        inputs,
+        num_sampled,
+        num_classes,
+        num_true,
+        sampled_values,
+        None,
+        key,
+    )
+    loss = sampled.nce_loss(*arguments, remove_accidental_hits=remove_accidental_hits)
+    return loss.astype(jnp.result_type(inputs))
+
+
+def _sampled(
+    weights, biases, labels, inputs, num_sampled, num_classes, num_true, values, seed, key
+):
+    table, bias = (jnp.concatenate(x) if isinstance(x, list) else x for x in (weights, biases))
+    table, bias, x = floats("weights", table), floats("biases", bias), floats("inputs", inputs)
+    y = _true_classes("labels", labels, num_true)
+    if table.shape[:1] != (num_classes,):
+        raise ValueError(
+            f"weights must have {num_classes} rows, one a class; got {_checks.describe(table)}."
+        )
+    if values is None:
+        values = log_uniform_candidate_sampler(
+            y, num_true, num_sampled, True, num_classes, seed, key=key
+        )
+    samples = sampled.Samples(*values)
+    if jnp.shape(samples.ids) != (num_sampled,):
+        raise ValueError(
+            f"sampled_values must hold {num_sampled} ids; got {jnp.shape(samples.ids)}."
+        )
+    rows = sampled.gather_rows(table.astype(x.dtype), y, samples, bias=bias.astype(x.dtype))
+    return x, y, samples, rows
+
+
+# --- candidate samplers -------------------------------------------------------------------------
+
+
+def uniform_candidate_sampler(
+    true_classes: ArrayLike,
+    num_true: int,
+    num_sampled: int,
+    unique: bool,
+    range_max: int,
+    seed: None = None,
+    name: str | None = None,
+    *,
+    key: jax.Array | None = None,
+) -> sampled.Samples:
+    """``tf.random.uniform_candidate_sampler``: all classes alike.
+
+    Args:
+      true_classes: class indices ``[batch, num_true]``.
+      num_true: how many each example has.
+      num_sampled: how many classes to sample; a Python integer.
+      unique: without replacement, from how many tries being part of the expected counts.
+      range_max: how many classes there are; a Python integer.
+      seed: None; there is no hidden state to seed. Give ``key``.
+      name: ignored.
+      key: a key of ``jax.random``.
+
+    Returns:
+      the tuple (ids ``[num_sampled]``, true_expected_count ``[batch, num_true]``,
+      sampled_expected_count ``[num_sampled]``).
+
+    Raises:
+      TypeError: no ``key``, or a ``seed``; classes not integer.
+      ValueError: ``true_classes`` not ``[batch, num_true]``; more unique samples than classes.
+
+    Example:
+      >>> ids, true, _ = uniform_candidate_sampler(
+      ...     jnp.array([[3]]), 1, 4, False, 8, key=jax.random.key(0))
+      >>> print(ids.shape, true)
+      (4,) [[0.5]]
+    """
+    y = _true_classes("true_classes", true_classes, num_true)
+    key = _key(key, seed)
+    return sampled.uniform(key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique)
+
+
+def log_uniform_candidate_sampler(
+    true_classes: ArrayLike,
+    num_true: int,
+    num_sampled: int,
+    unique: bool,
+    range_max: int,
+    seed: None = None,
+    name: str | None = None,
+    *,
+    key: jax.Array | None = None,
+) -> sampled.Samples:
+    """``tf.random.log_uniform_candidate_sampler``: for classes numbered by falling frequency.
+
+    Args:
+      true_classes: as of :func:`uniform_candidate_sampler`, and so all that follow.
+      num_true: how many each example has.
+      num_sampled: how many classes to sample.
+      unique: without replacement.
+      range_max: how many classes there are.
+      seed: None.
+      name: ignored.
+      key: a key of ``jax.random``.
+
+    Returns:
+      as :func:`uniform_candidate_sampler`.
+
+    Raises:
+      TypeError, ValueError: as :func:`uniform_candidate_sampler`.
+
+    Example:
+      >>> _, true, _ = log_uniform_candidate_sampler(
+      ...     jnp.array([[0, 5]]), 2, 1, False, 100, key=jax.random.key(0))
+      >>> print(true)
+      [[0.1502 0.0334]]
+    """
+    y = _true_classes("true_classes", true_classes, num_true)
+    key = _key(key, seed)
+    return sampled.log_uniform(
+        key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique
+    )
+
+
+def fixed_unigram_candidate_sampler(
+    true_classes: ArrayLike,
+    num_true: int,
+    num_sampled: int,
+    unique: bool,
+    range_max: int,
+    vocab_file: str = "",
+    distortion: float = 1.0,
+    num_reserved_ids: int = 0,
+    num_shards: int = 1,
+    shard: int = 0,
+    unigrams: ArrayLike | Sequence[float] = (),
+    seed: None = None,
+    name: str | None = None,
+    *,
+    key: jax.Array | None = None,
+) -> sampled.Samples:
+    """``tf.random.fixed_unigram_candidate_sampler``: by given counts.
+
+    Args:
+      true_classes: as of :func:`uniform_candidate_sampler`, and so all that follow.
+      num_true: how many each example has.
+      num_sampled: how many classes to sample.
+      unique: without replacement.
+      range_max: how many classes there are, the reserved ones included.
+      vocab_file: "": read the counts yourself, and give them as ``unigrams``.
+      distortion: the counts' exponent.
+      num_reserved_ids: so many ids in front of the counted classes are never sampled.
+      num_shards: 1: a sample of one part of the classes is not here.
+      shard: 0.
+      unigrams: counts ``[range_max - num_reserved_ids]``.
+      seed: None.
+      name: ignored.
+      key: a key of ``jax.random``.
+
+    Returns:
+      as :func:`uniform_candidate_sampler`.
+
+    Raises:
+      TypeError: as :func:`uniform_candidate_sampler`.
+      ValueError: as there; not one count a class; a ``vocab_file`` or shards.
+
+    Example:
+      >>> _, true, _ = fixed_unigram_candidate_sampler(
+      ...     jnp.array([[0]]), 1, 1, False, 3, unigrams=[3.0, 4.0, 1.0], key=jax.random.key(0))
+      >>> print(true)
+      [[0.375]]
+    """
+    if vocab_file or (num_shards, shard) != (1, 0):
+        raise ValueError("vocab_file and shards are not supported; give all counts as unigrams.")
+    counts = _checks.numbers("unigrams", jnp.asarray(unigrams, jnp.float32))
+    if counts.shape != (range_max - num_reserved_ids,):
+        raise ValueError(
+            f"unigrams must hold {range_max - num_reserved_ids} counts, one a class that is not "
+            f"reserved; got {_checks.describe(counts)}."
+        )
+    y = _true_classes("true_classes", true_classes, num_true)
+    table = sampled.unigram_table(counts, distortion=distortion, num_reserved_ids=num_reserved_ids)
+    return sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
+
+
+def learned_unigram_candidate_sampler(
+    true_classes: ArrayLike,
+    num_true: int,
+    num_sampled: int,
+    unique: bool,
+    range_max: int,
+    seed: None = None,
+    name: str | None = None,
+    *,
+    key: jax.Array | None = None,
+    table: sampled.UnigramTable | None = None,
+) -> sampled.Samples:
+    """``tf.random.learned_unigram_candidate_sampler``: by the counts of the labels seen so far.
+
+    The counts are yours to keep: sample with ``table``, then add the batch with
+    ``jaxent.sampled.observe(table, true_classes)``. (There they hide in the op, and a checkpoint
+    loses them.)
+
+    Args:
+      true_classes: as of :func:`uniform_candidate_sampler`, and so all that follow.
+      num_true: how many each example has.
+      num_sampled: how many classes to sample.
+      unique: without replacement.
+      range_max: how many classes there are.
+      seed: None.
+      name: ignored.
+      key: a key of ``jax.random``.
+      table: the counts; None is ``jaxent.sampled.learned_unigram(range_max)``, nothing seen yet.
+
+    Returns:
+      as :func:`uniform_candidate_sampler`.
+
+    Raises:
+      TypeError, ValueError: as :func:`uniform_candidate_sampler`.
+
+    Example:
+      >>> _, true, _ = learned_unigram_candidate_sampler(
+      ...     jnp.array([[1]]), 1, 2, False, 4, key=jax.random.key(0))
+      >>> print(true)
+      [[0.5]]
+    """
+    y = _true_classes("true_classes", true_classes, num_true)
+    table = sampled.learned_unigram(range_max) if table is None else table
+    return sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
+
+
+def all_candidate_sampler(
+    true_classes: ArrayLike,
+    num_true: int,
+    num_sampled: int,
+    unique: bool,
+    seed: None = None,
+    name: str | None = None,
+) -> sampled.Samples:
+    """``tf.random.all_candidate_sampler``: every class once, for tests.
+
+    Args:
+      true_classes: class indices ``[batch, num_true]``.
+      num_true: how many each example has.
+      num_sampled: how many classes there are.
+      unique: ignored.
+      seed: ignored.
+      name: ignored.
+
+    Returns:
+      as :func:`uniform_candidate_sampler`; all expected counts are 1.
+
+    Raises:
+      TypeError, ValueError: as :func:`uniform_candidate_sampler`.
+
+    Example:
+      >>> print(all_candidate_sampler(jnp.array([[1]]), 1, 3, True).ids)
+      [0 1 2]
+    """
+    y = _true_classes("true_classes", true_classes, num_true)
+    return sampled.all_classes(y, num_classes=num_sampled)
+
+
+def _true_classes(name, value, num_true):
+    y = _checks.indices(name, value)
+    if y.ndim != 2 or y.shape[1] != num_true:
+        raise ValueError(
+            f"{name} must have shape [batch, num_true={num_true}]; got {_checks.describe(y)}."
+        )
+    return y
+
+
+def _key(key, seed):
+    if key is None or seed is not None:
+        raise TypeError(
+            "sampling needs key=, a key of jax.random and a new one each step; a seed has no state "
+            "to start here."
+        )
+    return key
