@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 from jaxent import _checks
+from jaxent.sampled._dot import dot
 from jaxent.stats import LogitStats, class_indices, live, softmax_stats
 
 
@@ -240,7 +241,7 @@ def _largest(x):
 
 
 def _head(hidden, params):
-    logits = _matmul(hidden, params.head)
+    logits = dot("...d,de->...e", hidden, params.head)
     if params.head_bias is None:
         return logits
     bias = params.head_bias.astype(logits.dtype)
@@ -249,14 +250,8 @@ def _head(hidden, params):
 
 def _tail(hidden, tail):
     down, up = tail
-    narrow = _matmul(hidden, down).astype(jnp.promote_types(hidden.dtype, down.dtype))
-    return _matmul(narrow, up)
-
-
-def _matmul(x, weights):
-    dtype = jnp.promote_types(x.dtype, weights.dtype)
-    x, weights = x.astype(dtype), weights.astype(dtype)
-    return jnp.matmul(x, weights, preferred_element_type=_checks.accumulator(x))
+    narrow = dot("...d,de->...e", hidden, down)
+    return dot("...d,de->...e", narrow.astype(down.dtype), up)
 
 
 # --- arguments ------------------------------------------------------------------------------------

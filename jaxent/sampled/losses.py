@@ -4,6 +4,7 @@ A sampled loss forms ``num_true + num_sampled`` logits an example in place of ``
 less the logarithm of its expected count. For training only: evaluate with all classes.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
+from jaxent.sampled._dot import dot
 from jaxent.sampled.rows import Rows
 from jaxent.sampled.samplers import Samples, class_ids
 from jaxent.sigmoid import sigmoid_cross_entropy
@@ -81,15 +83,16 @@ def sampled_softmax_stats(
       >>> d_rows.true.shape, d_rows.sampled.shape  # and not [1000, 8]
       ((2, 8), (50, 8))
     """
-    c = _columns(hidden, labels, samples, rows, where, remove_accidental_hits, subtract_log_q)
+    arguments = _arguments(hidden, labels, samples, rows, where)
+    c = _columns(*arguments, remove_accidental_hits, subtract_log_q)
     logits = jnp.where(c.counts, c.logits, -jnp.inf)
-    if c.several:  # each label has the same row of logits, and is its column of that number
-        num_true = c.live.shape[-1]
-        logits = jnp.broadcast_to(logits[..., None, :], (*c.live.shape, logits.shape[-1]))
-        column = jax.lax.broadcasted_iota(jnp.int32, (1,) * (c.live.ndim - 1) + (num_true,), -1)
-        return softmax_stats(logits, jnp.where(c.live, column, 0), where=c.live)
-    is_live = c.live[..., 0]
-    return softmax_stats(logits, jnp.where(is_live, 0, 0), where=None if where is None else is_live)
+    if arguments.labels.ndim < arguments.hidden.ndim:
+        first = jnp.zeros_like(arguments.labels)
+        return softmax_stats(logits, first, where=where)
+    # each label has the same row of logits, and is its column of that number
+    logits = jnp.broadcast_to(logits[..., None, :], (*c.live.shape, logits.shape[-1]))
+    column = jnp.cumsum(jnp.ones_like(arguments.labels), -1) - 1
+    return softmax_stats(logits, column, where=where)
 
 
 def nce_loss(
@@ -142,7 +145,8 @@ def nce_loss(
       >>> print(losses)  # log(1 + 1/2) + 2 log(1 + 2)
       [2.6027]
     """
-    c = _columns(hidden, labels, samples, rows, where, remove_accidental_hits, subtract_log_q)
+    arguments = _arguments(hidden, labels, samples, rows, where)
+    c = _columns(*arguments, remove_accidental_hits, subtract_log_q)
     num_live = jnp.maximum(jnp.sum(c.live, -1, dtype=jnp.int32, keepdims=True), 1)
     target = live(c.live, jnp.broadcast_to(1 / num_live.astype(c.logits.dtype), c.live.shape))
     noise = jnp.zeros_like(c.logits[..., c.live.shape[-1] :])
@@ -195,7 +199,7 @@ def in_batch_softmax_stats(
     batch = hidden.shape[:1]
     where = _checks.where(where, batch, "hidden without the features")
     hidden, candidates = live(where, hidden), live(where, candidates)
-    logits = _dot("id,jd->ij", hidden, candidates)
+    logits = dot("id,jd->ij", hidden, candidates)
     place = jnp.arange(batch[0], dtype=jnp.int32)
     counts = jnp.ones(logits.shape, bool)
     if ids is not None:
@@ -243,27 +247,25 @@ class _Columns(NamedTuple):
     logits: jax.Array  # [..., num_true + num_sampled], corrected; the labels first
     counts: jax.Array  # bool, of the same shape: which columns there are
     live: jax.Array  # bool [..., num_true]: which labels there are
-    several: bool  # whether labels have an axis of num_true
 
 
-def _columns(hidden, labels, samples, rows, where, remove_accidental_hits, subtract_log_q):
-    hidden, y, ids, rows, (q_true, q_sampled), where = _arguments(
-        hidden, labels, samples, rows, where
-    )
-    several = y.ndim == hidden.ndim
-    if not several:
+@partial(jax.jit, static_argnums=(6, 7))
+def _columns(hidden, labels, ids, expected, rows, where, remove_accidental_hits, subtract_log_q):
+    y, (q_true, q_sampled) = labels, expected
+    where = jnp.full_like(y, True, dtype=bool) if where is None else where
+    if y.ndim < hidden.ndim:  # one label an example is an axis of one label
         y, where, q_true = y[..., None], where[..., None], q_true[..., None]
+        bias = rows.true_bias
         rows = rows._replace(
-            true=rows.true[..., None, :],
-            true_bias=None if rows.true_bias is None else rows.true_bias[..., None],
+            true=rows.true[..., None, :], true_bias=None if bias is None else bias[..., None]
         )
     example = where.any(-1)
     hidden, true_rows, y = live(example, hidden), live(where, rows.true), live(where, y)
     own = ids.ndim > 1  # each example has negatives of its own
     sampled_rows = live(example, rows.sampled) if own else rows.sampled
 
-    true = _dot("...td,...d->...t", true_rows, hidden)
-    sampled = _dot("...sd,...d->...s" if own else "sd,...d->...s", sampled_rows, hidden)
+    true = dot("...td,...d->...t", true_rows, hidden)
+    sampled = dot("...sd,...d->...s" if own else "sd,...d->...s", sampled_rows, hidden)
     if rows.true_bias is not None:
         true += live(where, rows.true_bias).astype(true.dtype)
         bias = live(example, rows.sampled_bias) if own else rows.sampled_bias
@@ -272,13 +274,14 @@ def _columns(hidden, labels, samples, rows, where, remove_accidental_hits, subtr
     true += jnp.where(known, 0, jnp.nan).astype(true.dtype)  # passes the NaN gradient on
     if subtract_log_q:
         true -= _log_q(live(where, q_true), true.dtype, where)
-        sampled -= _log_q(_along(q_sampled, sampled), sampled.dtype, example[..., None])
+        log_q = _log_q(q_sampled, sampled.dtype, example[..., None] if own else None)
+        sampled -= _along(log_q, sampled)
 
     found = jnp.broadcast_to(example[..., None], sampled.shape)
     if remove_accidental_hits:
         found &= ~accidental_hits(jnp.where(where, y, -1), ids)
     logits = jnp.concatenate([true, sampled], -1)
-    return _Columns(logits, jnp.concatenate([where, found], -1), where, several)
+    return _Columns(logits, jnp.concatenate([where, found], -1), where)
 
 
 def _log_q(expected, dtype, where):
@@ -293,13 +296,16 @@ def _along(x, like):
     return x.reshape((1,) * (like.ndim - x.ndim) + x.shape)
 
 
-def _dot(subscripts, a, b):
-    dtype = jnp.promote_types(a.dtype, b.dtype)
-    a, b = a.astype(dtype), b.astype(dtype)
-    return jnp.einsum(subscripts, a, b, preferred_element_type=_checks.accumulator(a))
-
-
 # --- arguments ------------------------------------------------------------------------------------
+
+
+class _Arguments(NamedTuple):
+    hidden: jax.Array
+    labels: jax.Array  # int32, −1 where out of range
+    ids: jax.Array  # int32
+    expected: tuple[jax.Array, jax.Array]
+    rows: Rows
+    where: jax.Array | None
 
 
 def _arguments(hidden, labels, samples, rows, where):
@@ -313,7 +319,6 @@ def _arguments(hidden, labels, samples, rows, where):
             f"{_checks.describe(hidden)}."
         )
     where = _checks.where(where, y.shape, "labels")
-    where = jnp.full_like(y, True, dtype=bool) if where is None else where
 
     drawn, *expected = samples
     ids = class_ids("samples.ids", drawn)
@@ -339,7 +344,7 @@ def _arguments(hidden, labels, samples, rows, where):
         biases = list(map(_floats, ("rows.true_bias", "rows.sampled_bias"), biases))
         _same_shape("rows.true_bias", biases[0], y.shape, "labels")
         _same_shape("rows.sampled_bias", biases[1], ids.shape, "samples.ids")
-    return hidden, y, ids, Rows(true, sampled, *biases), (q_true, q_sampled), where
+    return _Arguments(hidden, y, ids, (q_true, q_sampled), Rows(true, sampled, *biases), where)
 
 
 def _floats(name: str, value: ArrayLike) -> jax.Array:

@@ -2,14 +2,14 @@
 
 A sampled loss stands in for a sum over all classes, and needs the expected counts to weigh what it
 sees. All are those of TensorFlow's candidate samplers, with the random key in the open. A sampler
-is two functions, ``draw(key, shape)`` and ``prob(ids)``; everything else is common to all.
+is a distribution with two methods, ``draw`` and ``prob``; everything else is common to all.
 """
 
 import dataclasses
 import math
 import operator
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,15 @@ class Samples(NamedTuple):
     ids: Integer[Array, "*ids"]
     expected_true: Float[Array, "*labels"]
     expected_sampled: Float[Array, "*ids"]
+
+
+@dataclass_transform(frozen_default=True)
+def _distribution(cls):
+    """A distribution over the classes; a pytree, so that one compilation serves all its values."""
+    cls = dataclasses.dataclass(frozen=True)(cls)
+    fields = [f.name for f in dataclasses.fields(cls)]
+    data = [name for name in fields if name != "num_classes"]
+    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=["num_classes"])
 
 
 def uniform(
@@ -72,15 +81,18 @@ def uniform(
       >>> print(s.expected_true, s.expected_sampled)
       [0.2 0.2] [0.2 0.2]
     """
-    num_classes = _checks.num_classes(num_classes)
+    return _sample(key, labels, _Uniform(_checks.num_classes(num_classes)), num_sampled, unique)
 
-    def draw(key, shape):
-        return jax.random.randint(key, shape, 0, num_classes, jnp.int32)
 
-    def prob(ids):
-        return jnp.full_like(ids, 1 / num_classes, dtype=float)
+@_distribution
+class _Uniform:
+    num_classes: int
 
-    return _sample(key, draw, prob, labels, num_sampled, num_classes, unique)
+    def draw(self, key, shape):
+        return jax.random.randint(key, shape, 0, self.num_classes, jnp.int32)
+
+    def prob(self, ids):
+        return jnp.full_like(ids, 1 / self.num_classes, dtype=float)
 
 
 def log_uniform(
@@ -126,13 +138,7 @@ def log_uniform(
       >>> print(s.expected_true)  # log(2/1) / log(101), log(7/6) / log(101)
       [0.1502 0.0334]
     """
-    num_classes = _checks.num_classes(num_classes)
-
-    def prob(ids):
-        return jnp.log1p(1 / (ids.astype(float) + 1)) / math.log(num_classes + 1)
-
-    draw = partial(_draw_log_uniform, num_classes=num_classes)
-    return _sample(key, draw, prob, labels, num_sampled, num_classes, unique)
+    return _sample(key, labels, _LogUniform(_checks.num_classes(num_classes)), num_sampled, unique)
 
 
 # With u uniform in [0, 1), ⌊(V + 1)^u⌋ − 1 has the wanted distribution. In float32 that power has
@@ -141,16 +147,23 @@ def log_uniform(
 # expm1, is smaller by a factor of n. At V = 10^6 every class has its probability to about 10^−3.
 
 
-def _draw_log_uniform(key, shape, num_classes):
-    steps = 4096
-    start = (num_classes + 1.0) ** (np.arange(steps) / steps)
-    whole = np.floor(start)
-    in_step, within = jax.random.split(key)
-    i = jax.random.randint(in_step, shape, 0, steps)
-    f = jax.random.uniform(within, shape, jnp.float32)
-    added = jnp.asarray(start, jnp.float32)[i] * jnp.expm1(f * (math.log(num_classes + 1) / steps))
-    place = jnp.floor(jnp.asarray(start - whole, jnp.float32)[i] + added).astype(jnp.int32)
-    return jnp.minimum(jnp.asarray(whole, jnp.int32)[i] + place - 1, num_classes - 1)
+@_distribution
+class _LogUniform:
+    num_classes: int
+
+    def draw(self, key, shape):
+        steps, log_end = 4096, math.log(self.num_classes + 1)
+        start = np.exp(log_end * (np.arange(steps) / steps))
+        whole = np.floor(start)
+        in_step, within = jax.random.split(key)
+        i = jax.random.randint(in_step, shape, 0, steps, jnp.int32)
+        f = jax.random.uniform(within, shape, jnp.float32)
+        added = jnp.asarray(start, jnp.float32)[i] * jnp.expm1(f * (log_end / steps))
+        place = jnp.floor(jnp.asarray(start - whole, jnp.float32)[i] + added).astype(jnp.int32)
+        return jnp.minimum(jnp.asarray(whole, jnp.int32)[i] + place - 1, self.num_classes - 1)
+
+    def prob(self, ids):
+        return jnp.log1p(1 / (ids.astype(float) + 1)) / math.log(self.num_classes + 1)
 
 
 def all_classes(labels: Integer[Array, "*labels"], *, num_classes: int) -> Samples:
@@ -170,22 +183,20 @@ def all_classes(labels: Integer[Array, "*labels"], *, num_classes: int) -> Sampl
       ``tf.random.all_candidate_sampler``.
 
     Example:
-      >>> print(all_classes(jnp.array([1, 9]), num_classes=3))
-      Samples(ids=Array([0, 1, 2], dtype=int32),
-              expected_true=Array([ 1., nan], dtype=float32),
-              expected_sampled=Array([1., 1., 1.], dtype=float32))
+      >>> print(*all_classes(jnp.array([1, 9]), num_classes=3))
+      [0 1 2] [ 1. nan] [1. 1. 1.]
     """
     num_classes = _checks.num_classes(num_classes)
     ids = jnp.arange(num_classes, dtype=jnp.int32)
-    one = partial(jnp.full_like, fill_value=1, dtype=float)
-    return Samples(ids, _expected(one, "labels", labels, num_classes), one(ids))
+    y = class_ids("labels", labels, num_classes)
+    one = jnp.ones_like(y, float)
+    return Samples(ids, jnp.where(y < 0, jnp.nan, one), jnp.ones_like(ids, float))
 
 
 # --- unigram --------------------------------------------------------------------------------------
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=("tree",), meta_fields=("num_classes",))
-@dataclasses.dataclass(frozen=True)
+@_distribution
 class UnigramTable:
     """How often to sample each class, as a tree of sums. A pytree.
 
@@ -196,10 +207,43 @@ class UnigramTable:
     tree: Real[Array, " nodes"]
     num_classes: int
 
+    @property
+    def first(self) -> int:
+        """The node of class 0."""
+        return self.tree.size // 2
+
+    @property
+    def depth(self) -> int:
+        """How many steps a class is below the root."""
+        return self.first.bit_length() - 1
+
     def probabilities(self) -> Float[Array, " classes"]:
         """The probability of each class, ``[num_classes]``."""
-        first = self.tree.size // 2
-        return _ratio(self.tree[first : first + self.num_classes], self.tree[1])
+        return self.prob(jnp.arange(self.num_classes, dtype=jnp.int32))
+
+    def prob(self, ids: Integer[Array, "*ids"]) -> Float[Array, "*ids"]:
+        """The probability of these classes, which must be in range."""
+        spec = jax.typeof(ids).sharding.spec
+        sharded = {} if all(axis is None for axis in spec) else {"out_sharding": spec}
+        mass = self.tree.at[self.first + ids].get(**sharded)
+        return mass.astype(float) / self.tree[1].astype(float)
+
+    # The walk goes to a part with the part's share of the node. The smaller part is compared, with
+    # a uniform number fine near 0: rare classes are not rounded away (or up to 2^−23), and a part
+    # of mass 0 is never entered.
+
+    def draw(self, key: PRNGKeyArray, shape: tuple[int, ...]) -> Integer[Array, "*shape"]:
+        """Classes by their probability, int32, with replacement."""
+
+        def down(node, key):
+            left = self.tree[2 * node].astype(jnp.float32)
+            right = self.tree[2 * node + 1].astype(jnp.float32)
+            to_smaller = _fine_uniform(key, shape) * (left + right) < jnp.minimum(left, right)
+            to_left = to_smaller == (left <= right)
+            return 2 * node + jnp.where(to_left, 0, 1), None
+
+        node, _ = lax.scan(down, jnp.ones(shape, jnp.int32), jax.random.split(key, self.depth))
+        return node - self.first
 
 
 def unigram_table(
@@ -303,8 +347,8 @@ def observe(
     if fault := _checks.label_fault(labels, table.num_classes, where):
         raise ValueError(fault)
     counts = (y >= 0) if where is None else where & (y >= 0)
-    leaf = jnp.where(counts, y + table.tree.size // 2, 0).ravel()  # node 0 is no part of the tree
-    above = jnp.arange(_levels(table) + 1, dtype=jnp.int32)
+    leaf = jnp.where(counts, table.first + y, 0).ravel()  # node 0 is no part of the tree
+    above = jnp.arange(table.depth + 1, dtype=jnp.int32)
     path = lax.shift_right_logical(*jnp.broadcast_arrays(leaf[:, None], above[None, :]))
     tree = table.tree.at[path].add(1).at[0].set(0)
     return UnigramTable(tree, table.num_classes)
@@ -349,37 +393,14 @@ def unigram(
     """
     table = table if isinstance(table, UnigramTable) else unigram_table(table)
     table = jax.tree.map(lax.stop_gradient, table)
-    first = table.tree.size // 2
-    leaves = table.tree[first : first + table.num_classes]
+    leaves = table.tree[table.first : table.first + table.num_classes]
     positive = int((leaves > 0).sum()) if _checks.concrete(table) else table.num_classes
     if unique and positive < _count("num_sampled", num_sampled) <= table.num_classes:
         raise ValueError(
             f"num_sampled without replacement must be at most {positive}, the number of classes of "
             f"positive frequency; got {num_sampled}."
         )
-
-    def prob(ids):
-        return _ratio(_leaf(table, ids), table.tree[1])
-
-    draw = partial(_draw_unigram, table=table)
-    return _sample(key, draw, prob, labels, num_sampled, table.num_classes, unique, rounds=32)
-
-
-def _ratio(part, whole):
-    dtype = jnp.result_type(float)
-    return part.astype(dtype) / whole.astype(dtype)
-
-
-def _leaf(table, ids):
-    nodes = ids + table.tree.size // 2
-    spec = jax.typeof(nodes).sharding.spec
-    if all(axis is None for axis in spec):
-        return table.tree[nodes]
-    return table.tree.at[nodes].get(out_sharding=spec)
-
-
-def _levels(table):
-    return (table.tree.size // 2).bit_length() - 1
+    return _sample(key, labels, table, num_sampled, unique)
 
 
 def _summed(masses):
@@ -389,23 +410,6 @@ def _summed(masses):
     while levels[0].size > 1:
         levels.insert(0, levels[0].reshape(-1, 2).sum(-1, dtype=masses.dtype))
     return UnigramTable(jnp.concatenate([jnp.zeros(1, masses.dtype), *levels]), num_classes)
-
-
-# A draw walks from the root to a class and goes to a part with the part's share of the node. The
-# smaller part is compared, with a uniform number fine near 0, so that the rare ones are not rounded
-# away (or up to 2^−23), and a part of mass 0 is never entered.
-
-
-def _draw_unigram(key, shape, table):
-    def down(node, key):
-        left = table.tree[2 * node].astype(jnp.float32)
-        right = table.tree[2 * node + 1].astype(jnp.float32)
-        to_smaller = _fine_uniform(key, shape) * (left + right) < jnp.minimum(left, right)
-        to_left = to_smaller == (left <= right)
-        return 2 * node + jnp.where(to_left, 0, 1), None
-
-    node, _ = lax.scan(down, jnp.ones(shape, jnp.int32), jax.random.split(key, _levels(table)))
-    return node - table.tree.size // 2
 
 
 def _fine_uniform(key, shape):
@@ -434,31 +438,30 @@ def _count(name: str, value: int, at_least: int = 1) -> int:
     return number
 
 
-def _expected(expected, name, labels, num_classes):
-    """Expected counts of labels, NaN where one is out of range."""
-    y = class_ids(name, labels, num_classes)
-    return jnp.where(y < 0, jnp.nan, expected(jnp.maximum(y, 0)))
+def _sample(key, labels, distribution, num_sampled, unique):
+    num_sampled, num_classes = _count("num_sampled", num_sampled), distribution.num_classes
+    if unique and num_sampled > num_classes:
+        raise ValueError(
+            f"num_sampled without replacement must be at most {num_classes}, the number of "
+            f"classes; got {num_sampled}. unique=False samples with replacement."
+        )
+    y = class_ids("labels", labels, num_classes)
+    sample = _without_replacement if unique else _with_replacement
+    ids, expected_true, expected_sampled = sample(key, jnp.maximum(y, 0), distribution, num_sampled)
+    return Samples(ids, jnp.where(y < 0, jnp.nan, expected_true), expected_sampled)
 
 
-def _sample(key, draw, prob, labels, num_sampled, num_classes, unique, rounds=None):
-    num_sampled = _count("num_sampled", num_sampled)
-    if not unique:
-        ids = draw(key, (num_sampled,))
+@partial(jax.jit, static_argnums=3)
+def _with_replacement(key, labels, distribution, num_sampled):
+    ids = distribution.draw(key, (num_sampled,))
+    return Samples(ids, *(distribution.prob(x) * num_sampled for x in (labels, ids)))
 
-        def expected(ids):
-            return prob(ids) * num_sampled
-    else:
-        if num_sampled > num_classes:
-            raise ValueError(
-                f"num_sampled without replacement must be at most {num_classes}, the number of "
-                f"classes; got {num_sampled}. unique=False samples with replacement."
-            )
-        ids, tries = _first_unique(key, draw, prob, num_sampled, num_classes, rounds)
 
-        def expected(ids):
-            return -jnp.expm1(tries * jnp.log1p(-prob(ids)))
-
-    return Samples(ids, _expected(expected, "labels", labels, num_classes), expected(ids))
+@partial(jax.jit, static_argnums=3)
+def _without_replacement(key, labels, distribution, num_sampled):
+    ids, tries = _first_unique(key, distribution, num_sampled)
+    probs = (distribution.prob(x) for x in (labels, ids))
+    return Samples(ids, *(-jnp.expm1(tries * jnp.log1p(-p)) for p in probs))
 
 
 # Without replacement: the first num_sampled different classes of a sequence of draws, and how many
@@ -476,6 +479,8 @@ def _sample(key, draw, prob, labels, num_sampled, num_classes, unique, rounds=No
 # distribution completes a quarter in about 5 num_sampled draws; a table may be so skewed that
 # nothing new turns up for long, and is left to the second way after some rounds.
 
+_ROUNDS = 32
+
 
 class _Found(NamedTuple):
     key: jax.Array
@@ -485,31 +490,31 @@ class _Found(NamedTuple):
     round: jax.Array
 
 
-def _first_unique(key, draw, prob, num_sampled, num_classes, rounds):
-    zero = jnp.zeros((), jnp.int32)
-    tries = jnp.zeros((), float)
-    found = _Found(key, jnp.full(num_sampled, num_classes, jnp.int32), zero, tries, zero)
+def _first_unique(key, distribution, num_sampled):
+    num_classes, zero = distribution.num_classes, jnp.zeros((), jnp.int32)
+    nothing = jnp.full(num_sampled, num_classes, jnp.int32)
+    found = _Found(key, nothing, zero, jnp.zeros((), float), zero)
+    by_table = isinstance(distribution, UnigramTable)
 
     def unfinished(found):
         return found.count < num_sampled
 
     def patient(found):
-        return unfinished(found) & (found.round < (rounds or 2**30))
+        return unfinished(found) & (found.round < _ROUNDS) if by_table else unfinished(found)
 
-    by_arrival = partial(_by_arrival, prob=prob, num_classes=num_classes)
     if 4 * num_sampled > num_classes:
-        found = by_arrival(found)
+        found = _by_arrival(distribution, found)
     else:
-        found = lax.while_loop(patient, partial(_draw_block, draw=draw), found)
-        if rounds:
-            found = lax.while_loop(unfinished, by_arrival, found)
+        found = lax.while_loop(patient, partial(_draw_block, distribution), found)
+        if by_table:
+            found = lax.while_loop(unfinished, partial(_by_arrival, distribution), found)
     return found.ids, found.tries
 
 
-def _draw_block(found, draw):
+def _draw_block(distribution, found):
     num_sampled = found.ids.size
     key, now = jax.random.split(found.key)
-    drawn = draw(now, (num_sampled,))
+    drawn = distribution.draw(now, (num_sampled,))
     is_new = _is_first(jnp.concatenate([found.ids, drawn]))[num_sampled:]
     count = found.count + jnp.cumsum(is_new, dtype=jnp.int32)  # after each draw
     slot = jnp.where(is_new & (count <= num_sampled), count - 1, num_sampled)
@@ -531,16 +536,18 @@ def _is_first(x):
     return jnp.zeros(x.size, bool).at[order].set(first, unique_indices=True)
 
 
-def _by_arrival(found, prob, num_classes):
+def _by_arrival(distribution, found):
     num_sampled = found.ids.size
+    classes = jnp.arange(distribution.num_classes, dtype=jnp.int32)
     arrivals, waits = jax.random.split(found.key)
-    p = prob(jnp.arange(num_classes, dtype=jnp.int32)).at[found.ids].set(0, mode="drop")
+    p = distribution.prob(classes).at[found.ids].set(0, mode="drop")
     noise = jax.random.gumbel(arrivals, p.shape, jnp.float32, mode="high").astype(p.dtype)
     order = jnp.argsort(-(jnp.log(p) + noise)).astype(jnp.int32)
     to_come = jnp.cumsum(p[order][::-1])[::-1][:num_sampled]
     fresh = jnp.arange(num_sampled, dtype=jnp.int32) < num_sampled - found.count
-    u = 1 - jax.random.uniform(waits, (num_sampled,), p.dtype)
+    u = 1 - jax.random.uniform(waits, (num_sampled,), jnp.float32).astype(p.dtype)
     wait = 1 + jnp.floor(jnp.log(u) / jnp.log1p(-jnp.minimum(to_come, 1)))
+    wait = jnp.where(to_come > 0, wait, jnp.nan)  # no class of positive probability is left
     slot = jnp.where(fresh, found.count + jnp.arange(num_sampled, dtype=jnp.int32), num_sampled)
     return _Found(
         arrivals,
