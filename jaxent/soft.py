@@ -8,7 +8,15 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
 from jaxent._numerics import one_minus_exp, times
-from jaxent.stats import is_class, largest_class_stats, live, probabilities
+from jaxent.stats import (
+    beside,
+    class_sum,
+    is_class,
+    largest_class_stats,
+    live,
+    probabilities,
+    sum_but,
+)
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 
@@ -100,8 +108,8 @@ def kl_divergence(
 # its label.
 #
 # Derivative. ∂/∂x_j = Q p_j − q_j with Q = Σ q. At a, where p_a may be all but 1, it is written
-#     (Q − q_a) p_a − q_a (1 − p_a)
-# with both differences formed as sums over the other classes; elsewhere p_j ≤ 1/2.
+#     Σ_{k≠a} q_k p_a − q_a (1 − p_a)
+# with 1 − p_a from log_z, without cancellation; elsewhere p_j ≤ 1/2.
 # ∂/∂q_j = −log p_j, taken as 0 where q_j = 0 on a class that is ruled out (loss and limit are 0).
 
 
@@ -139,9 +147,18 @@ def _rows(logits, targets, where):
 
 @jax.jit
 def _soft_value(logits, targets, where, log_z, top):
-    x, q = _rows(logits, targets, where)
-    gaps = 2 * jnp.sum(times(q, _half_gap(x, top)), -1)
-    return live(where, gaps + times(jnp.sum(q, -1), log_z))
+    x, q = logits.astype(log_z.dtype), targets.astype(log_z.dtype)
+    half = float(jnp.finfo(x.dtype).max) / 2
+    one_infinite, top = (top == jnp.inf).astype(x.dtype), jnp.clip(top / 4, -half, half)
+
+    def share(x, q):  # q_j (top − x_j), with 0 · inf = 0, in arithmetic alone (see class_sum)
+        x = jnp.maximum(jnp.minimum(x / 4, beside(top, x)), -half)
+        is_impossible = 2 - jnp.minimum(x + half, 2)  # 2 for −inf, else 0
+        infinity = (is_impossible + beside(one_infinite, x)) * 2.0**126
+        return q * (beside(top, x) - x) * (0.25 + infinity)
+
+    gaps = 16 * class_sum(share, x, q)
+    return live(where, gaps + times(class_sum(lambda q: q, q), log_z))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
@@ -150,11 +167,10 @@ def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
     x, q = _rows(logits, targets, where)
     is_largest = is_class(largest, x)
     p = probabilities(x, log_z, top)
-    q_rest, q_sum = (
-        jnp.sum(jnp.where(is_largest, 0, q), -1, keepdims=True),
-        jnp.sum(q, -1, keepdims=True),
-    )
-    at_largest = times(q_rest, p) - times(q, one_minus_exp(nll)[..., None])
+    p_largest, targets = jnp.exp(-nll), targets.astype(x.dtype)
+    q_sum = live(where, class_sum(lambda q: q, targets))[..., None]
+    rest = sum_but(largest, lambda q: q * beside(p_largest, q), targets)
+    at_largest = live(where, rest)[..., None] - times(q, one_minus_exp(nll)[..., None])
     slope = jnp.where(is_largest, at_largest, times(q_sum, p) - q)
     return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))
 

@@ -6,6 +6,9 @@ only dense code of integer labels that touches a class axis.
 """
 
 import dataclasses
+import functools
+import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
-from jaxent._numerics import one_minus_exp, two_diff
+from jaxent._numerics import one_minus_exp
 
 
 @partial(
@@ -109,7 +112,7 @@ def softmax_stats(
     labels = _checks.labels(logits, labels)
     where = _checks.where(where, labels.shape, "labels")
     nll, log_z, top = label_stats(logits, labels, where)
-    gap = _mean_gap(logits, where, top)
+    gap, _ = _mean_gap(logits, where, top)
     return LogitStats(
         nll=nll, log_normalizer=top + log_z, mean_logit=top - gap, mean_nll=log_z + gap
     )
@@ -154,6 +157,16 @@ def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, indices[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
 
 
+def beside(row: jax.Array, x: jax.Array) -> jax.Array:
+    """One number a row, ready to meet x: ``row`` has the leading axes of x."""
+    return row.reshape(row.shape + (1,) * (x.ndim - row.ndim))
+
+
+def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
+    """x, exactly 0 where an example is inert; ``where`` has the leading axes of x."""
+    return x if where is None else jnp.where(beside(where, x), x, jnp.zeros_like(x))
+
+
 def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
     """x − top along the class axis, never NaN for ±inf: 0 where both are +inf, their limit."""
     big, top = jnp.finfo(x.dtype).max, top[..., None]
@@ -161,17 +174,63 @@ def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.where((top == jnp.inf) & (x <= big), -jnp.inf, finite)
 
 
-def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
-    """x, exactly 0 where an example is inert; ``where`` has the leading axes of x."""
-    if where is None:
-        return x
-    where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
-    return jnp.where(where, x, jnp.zeros_like(x))
-
-
 def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision."""
     return jnp.exp(shifted(x, top) - log_z[..., None])
+
+
+# Sums over classes, and over all but one. XLA:CPU's fast sums take arithmetic and nothing else: a
+# compare or a select in front of one is written out first, as an array of the logits' size, and a
+# sum of very many terms is slow. So a long class axis is seen as [blocks, classes a block]: whole
+# blocks are summed without any mask, the block that holds the excluded class once more with one.
+
+
+def class_sum(f: Callable, *rows: jax.Array) -> jax.Array:
+    """Σ_j f(row_j), ``[...]``; ``f`` is elementwise, and arithmetic only if it is to be fast."""
+    return jnp.sum(jnp.sum(f(*map(_blocks, rows)), -1), -1)
+
+
+def sum_but(index: jax.Array, f: Callable, *rows: jax.Array) -> jax.Array:
+    """Σ_{j ≠ index} f(row_j), ``[...]``; an index of −1 excludes nothing."""
+    rows = tuple(map(_blocks, rows))
+    blocks, size = rows[0].shape[-2:]
+    if blocks == 1:
+        return jnp.sum(jnp.where(is_class(index[..., None], rows[0]), 0, f(*rows)), (-2, -1))
+    block, place = jnp.maximum(index, 0) // size, jnp.where(index < 0, -1, index % size)
+    own = tuple(jnp.take_along_axis(row, block[..., None, None], -2) for row in rows)
+    own_sum = jnp.sum(jnp.where(is_class(place[..., None], own[0]), 0, f(*own)), (-2, -1))
+    sums = jnp.sum(f(*rows), -1)
+    return own_sum + jnp.sum(jnp.where(is_class(block, sums), 0, sums), -1)
+
+
+def largest_class(x: jax.Array) -> jax.Array:
+    """The index of each row's largest class; the first of several."""
+    x = _blocks(x)
+    if x.shape[-2] == 1:  # XLA:CPU's argmax would take three times this
+        is_top, last = x == jnp.max(x, -1, keepdims=True), x.shape[-1] - 1
+        place = lax.broadcasted_iota(jnp.int32, (1,) * (x.ndim - 1) + (last + 1,), x.ndim - 1)
+        return jnp.min(jnp.where(is_top, place, last), (-2, -1))
+    block = lax.argmax(jnp.max(x, -1), x.ndim - 2, jnp.int32)
+    own = jnp.take_along_axis(x, block[..., None, None], -2)[..., 0, :]
+    return block * x.shape[-1] + lax.argmax(own, own.ndim - 1, jnp.int32)
+
+
+def _blocks(x):
+    """``[..., num_classes]`` as ``[..., blocks, classes a block]``."""
+    if class_axis_is_sharded(x) or not isinstance(x.shape[-1], int):  # symbolic, in jax.export
+        return x[..., None, :]
+    blocks = _num_blocks(x.shape[-1])
+    return x.reshape(*x.shape[:-1], blocks, x.shape[-1] // blocks)
+
+
+@functools.cache
+def _num_blocks(num_classes):
+    """About √num_classes, and divisible by 2 as often as can be: a mesh axis must divide it."""
+    root = math.isqrt(num_classes)
+    near = [n for n in range(max(2, root // 8), 8 * root) if num_classes % n == 0]
+    if num_classes < 2048 or not near:
+        return 1
+    return max(near, key=lambda n: (n & -n, -abs(n - root)))
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
@@ -182,9 +241,8 @@ def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
 # Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where
 # it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
-# S needs care in its far tail. The rounding of x_j − top is up to |x_j − top| ulp/2 absolute, 64
-# ulp of its exponential, so the exact remainder of the subtraction is carried into the sum; and
-# e^(x_j − top) may underflow where S is a normal number, so it is squared from its scaled root.
+# S needs care in its far tail: x_j − top is rounded by up to 64 ulp of its exponential, and
+# e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See _exp_beside.
 #
 # Derivative. With p_j = e^(x_j − top − log_z),
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y from nll, never as p_y − 1
@@ -202,10 +260,7 @@ def label_stats(logits, labels, where):
 
 def largest_class_stats(logits, where):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    is_top = logits == jnp.max(logits, -1, keepdims=True)
-    last = logits.shape[-1] - 1
-    place = lax.broadcasted_iota(jnp.int32, (1,) * (logits.ndim - 1) + (last + 1,), logits.ndim - 1)
-    largest = jnp.min(jnp.where(is_top, place, last), -1)  # XLA:CPU's argmax takes three times this
+    largest = largest_class(logits)
     return largest, label_stats(logits, largest, where)
 
 
@@ -217,26 +272,35 @@ def _label_stats_value(logits, labels, where):
     top = jnp.max(logits, -1).astype(x.dtype)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    scaled_rest = jnp.sum(jnp.where(is_class(y, x), 0, _scaled_exp(x, top)), -1)
-    log_z = jnp.log1p(scaled_rest / _scale(x.dtype) ** 2 + jnp.expm1(-gap))
+    rest = sum_but(y, partial(_exp_beside, top), x) / _exp_beside(top, top)
+    log_z = jnp.log1p(rest + jnp.expm1(-gap))
     no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
     log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
     return live(where, gap + log_z), live(where, log_z), live(where, top)
 
 
-def _scale(dtype):
-    return 2.0 ** (jnp.finfo(dtype).maxexp // 3)
+def _exp_beside(top, x):
+    """e^(x − top) times a power of e that is the same for the whole row; arithmetic only.
 
-
-def _scaled_exp(x, top):
-    """e^(x − top) times the scale squared, with the rounding of x − top carried along."""
+    The reference lies below top, so that a sum does not underflow before its logarithm is tiny.
+    x is split into a multiple h of 2^−12 (in f32) and a remainder l ≤ 2^−13: h − reference is exact
+    and e^l is 1 + l. Where logits are so large that they differ by nothing or by more than matters,
+    they are scaled down, for the clipping not to make unequal ones equal.
+    """
     info = jnp.finfo(x.dtype)
-    infinite, top = (top == jnp.inf)[..., None], jnp.clip(top, info.min, info.max)[..., None]
-    bottom = top - jnp.maximum(3 * info.maxexp, jnp.abs(top) * 2.0**-20)  # e^(bottom − top) is 0
-    counts = (x > bottom) & ~(infinite & (x <= info.max))
-    difference, error = two_diff(jnp.where(counts, jnp.minimum(x, top), top), top)
-    root = jnp.exp(difference / 2) * _scale(x.dtype)
-    return jnp.where(counts, root * root * (1 + error), 0)
+    huge = jnp.abs(top) > info.max / 2
+    scale = jnp.where(huge, 0.25, 1).astype(x.dtype)
+    # Adding and subtracting it rounds to 2^−12. XLA folds x + c − c: it must not be a constant.
+    rounder = jnp.where(huge, 0, 1.5 * 2.0 ** (info.nmant - info.nmant // 2 - 1)).astype(x.dtype)
+    top = jnp.clip(top * scale, info.min, info.max)
+    reference = (top - info.maxexp // 3 + rounder) - rounder
+    bottom = reference - jnp.maximum(2 * info.maxexp, jnp.abs(reference) * 2.0**-20)
+    rows = (beside(row, x) for row in (scale, rounder, top, reference, bottom))
+    scale, rounder, top, reference, bottom = rows
+
+    x = jnp.clip(x * scale, bottom, top)
+    h = (x + rounder) - rounder
+    return jnp.exp(h - reference) * (1 + (x - h))
 
 
 @label_stats.defjvp
@@ -260,35 +324,50 @@ def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits):
 
 # --- the mean logit -----------------------------------------------------------------------------
 #
-# gap = mean of top − x_j over the possible classes; d gap = −mean dx_j, top being a constant.
+# gap = mean of top − x_j over the n possible classes; d gap = −mean dx_j, top being a constant.
 # Formed in halves and scaled before the sum: it overflows only where the mean itself does.
 
 
 @jax.custom_jvp
 def _mean_gap(logits, where, top):
-    """top − mean logit, ``[...]``, over the classes whose logit is not −inf."""
+    """top − mean logit over the classes whose logit is not −inf, and their number; ``[...]``."""
     return _mean_gap_value(logits, where, top)
 
 
 @jax.jit
 def _mean_gap_value(logits, where, top):
     x = logits.astype(_checks.accumulator(logits))
-    possible = x != -jnp.inf
-    halves = jnp.where(x == top[..., None], 0, top[..., None] / 2 - x / 2)
-    scaled = jnp.sum(jnp.where(possible, halves * (2 / x.shape[-1]), 0), -1)
-    return live(where, scaled * (x.shape[-1] / jnp.sum(possible.astype(x.dtype), -1)))
+    info, num_classes = jnp.finfo(x.dtype), x.shape[-1]
+
+    def gaps(x):
+        half_gap = beside(jnp.minimum(top, info.max), x) / 2 - jnp.clip(x, info.min, info.max) / 2
+        return _possible(x, 4) * (half_gap * (0.5 / num_classes))
+
+    n = class_sum(partial(_possible, size=2), x) / 2
+    gap = class_sum(gaps, x) * (num_classes / n)
+    gap = jnp.where(top == jnp.inf, jnp.where(n > 1, jnp.inf, 0), gap)
+    return live(where, gap), live(where, n)
+
+
+def _possible(x, size):
+    """``size`` for a logit, 0 for −inf; arithmetic only.
+
+    The size is there to be different in each sum: XLA:CPU writes out the constants that two share.
+    """
+    low = float(jnp.finfo(x.dtype).max) / size
+    return jnp.minimum(jnp.maximum(x / (2 * size), -low) + low, size)
 
 
 @_mean_gap.defjvp
 def _mean_gap_jvp(primals, tangents):
     logits, where, _ = primals
-    return _mean_gap(*primals), _mean_gap_tangent(logits, where, tangents[0])
+    gap, n = _mean_gap(*primals)
+    return (gap, n), (_mean_gap_tangent(logits, where, n, tangents[0]), jnp.zeros_like(n))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
-def _mean_gap_tangent(logits, where, d_logits):
+def _mean_gap_tangent(logits, where, n, d_logits):
     possible = live(where, logits != -jnp.inf)
     dx = d_logits.astype(_checks.accumulator(logits))
-    total = jnp.sum(jnp.where(possible, dx, 0), -1)
-    return live(where, -total / jnp.maximum(jnp.sum(possible.astype(dx.dtype), -1), 1))
+    return live(where, -jnp.sum(jnp.where(possible, dx, 0), -1) / jnp.maximum(n, 1))

@@ -912,3 +912,84 @@ def test_optax_says_the_same(name):
         two = values_and_slopes(theirs, logits)
     np.testing.assert_allclose(one[0], two[0], rtol=2e-6, atol=1e-6)
     np.testing.assert_allclose(one[1], two[1], rtol=2e-6, atol=1e-6)
+
+
+# --- long class axes, which are summed by blocks --------------------------------------------------
+
+
+def everything(x, y, q, where):
+    s = jaxent.softmax_stats(x, y, where=where)
+    terms = jax.tree.leaves(s)
+    terms += [f(x, q, where=where) for f in (jaxent.soft_cross_entropy, jaxent.kl_divergence)]
+    return jnp.stack(terms, -1)
+
+
+@jax.jit
+def everything_and_gradient(x, y, q, where):
+    values, transpose = jax.vjp(lambda x: everything(x, y, q, where), x)
+    gradients = [transpose(jnp.zeros_like(values).at[:, k].set(1))[0] for k in range(6)]
+    return values, jnp.stack(gradients, -1)
+
+
+@pytest.mark.parametrize("classes", [2048, 2053, 2310, 50257])
+def test_a_row_is_the_same_in_a_long_row_of_impossible_classes(classes):
+    """In the first block, in the last, over several; ties, infinities, bad labels, dead rows."""
+    local = np.random.default_rng(classes)
+    inf = np.inf
+    few = np.array(
+        [
+            *local.normal(size=(6, 5)) * np.array([1, 1, 30, 30, 1e3, 1])[:, None],
+            [40, -40, 0, 3, -60],
+            [88, 0, 0.1, -10, -14.3],
+            [0] * 5,
+            [7, 7, -3, 7, 0],
+            [-inf, 2, -inf, 3, 1],
+            [inf, 2, -inf, 3, 1],
+            [inf, 2, inf, 3, 1],
+            [3e38, -3e38, 0, 1, -inf],
+            [np.finfo(np.float32).min] * 4 + [-inf],
+            [np.finfo(np.float32).max] * 2 + [inf, 0, 0],
+            [np.nan, 2, 1, 3, 1],
+            [np.nan, 2, 1, 3, 1],
+            local.normal(size=5),
+            local.normal(size=5),
+        ],
+        np.float32,
+    )
+    n = len(few)
+    labels = local.integers(0, 5, n).astype(np.int32)
+    labels[6:9], labels[11], labels[15] = 0, 0, 2
+    targets = local.dirichlet(np.ones(5), n).astype(np.float32)
+    targets[::3] = np.eye(5, dtype=np.float32)[labels[::3]]
+    targets[few == -inf] = 0
+    where = np.ones(n, bool)
+    where[-3] = False
+    places = np.sort(np.stack([local.choice(classes, 5, replace=False) for _ in range(n)]))
+    places[0] = range(5)
+    places[1] = range(classes - 5, classes)
+    places[6, [0, -1]] = 0, classes - 1
+    rows = np.arange(n)[:, None]
+    logits = np.full((n, classes), -inf, np.float32)
+    logits[rows, places] = few
+    spread = np.zeros((n, classes), np.float32)
+    spread[rows, places] = targets
+    long_labels = places[np.arange(n), labels].astype(np.int32)
+    labels[-1], long_labels[-1] = -1, classes
+    labels[-2], long_labels[-2] = 5, -100
+
+    short = everything_and_gradient(few, labels, targets, where)
+    values, gradients = everything_and_gradient(logits, long_labels, spread, where)
+    values, wanted = np.array(values), np.array(short[0])
+    size = 1 + np.abs(np.where(np.isfinite(few), few, 0)).max(-1)
+    mean_logits, wanted_means = values[:, 2] / size, wanted[:, 2] / size  # as exact as the logits
+    np.testing.assert_allclose(mean_logits, wanted_means, rtol=1e-6, atol=1e-6)
+    values[:, 2] = wanted[:, 2] = 0
+    np.testing.assert_allclose(values[:, :5], wanted[:, :5], rtol=3e-6, atol=1e-37)
+    np.testing.assert_allclose(values[:, 5], wanted[:, 5], rtol=3e-6, atol=1e-6)  # a difference
+    within = np.asarray(gradients)[rows, places]
+    np.testing.assert_allclose(within, short[1], rtol=1e-5, atol=1e-37)
+    live = np.isfinite(values).all(-1)
+    assert live[:9].all() and np.isnan(values[-2:, 0]).all()
+    elsewhere = np.asarray(gradients)[live].copy()
+    elsewhere[np.arange(live.sum())[:, None], places[live]] = 0
+    assert not elsewhere.any()
