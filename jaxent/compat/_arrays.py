@@ -69,3 +69,23 @@ def wider(*arrays: jax.Array):
     """The dtype arithmetic on these gives under JAX's standard promotion."""
     with jax.numpy_dtype_promotion("standard"):
         return jnp.result_type(*(x.dtype for x in arrays))
+
+
+def balance(targets: jax.Array, alpha: ArrayLike) -> jax.Array:
+    """The weight alpha of target 1 and 1 − alpha of target 0, elementwise."""
+    alpha = _checks.numbers("alpha", alpha).astype(targets.dtype)
+    alpha = stretch("alpha", alpha, targets.shape)
+    return alpha * targets + (1 - alpha) * (1 - targets)
+
+
+def smooth(targets: jax.Array, label_smoothing: ArrayLike, towards: float) -> jax.Array:
+    """(1 − ε) · targets + ε · towards; ε in [0, 1]."""
+    if is_zero(label_smoothing):
+        return targets
+    epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, targets.dtype)
+    return (1 - epsilon) * targets + epsilon * towards
+
+
+def is_zero(option: ArrayLike) -> bool:
+    """Whether an option is a plain 0, so that what it is a factor of need not be computed."""
+    return isinstance(option, int | float) and option == 0

@@ -30,6 +30,7 @@ from jaxent import _checks, losses, probabilities, sigmoid, soft
 from jaxent.compat._arrays import (
     Axes,
     axes_of,
+    balance,
     broadcast_shape,
     classes_last,
     floats,
@@ -180,9 +181,7 @@ def sigmoid_focal_loss(
     x, z, dtype = _elementwise(logits, labels)
     loss = probabilities.sigmoid_focal(x, z, gamma=gamma)
     if alpha is not None:
-        alpha = stretch("alpha", _checks.numbers("alpha", alpha).astype(loss.dtype), loss.shape)
-        z = z.astype(loss.dtype)
-        loss = (alpha * z + (1 - alpha) * (1 - z)) * loss
+        loss = balance(z.astype(loss.dtype), alpha) * loss
     return loss.astype(dtype)
 
 

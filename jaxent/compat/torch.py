@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
 from jaxent._numerics import times
-from jaxent.compat._arrays import broadcast_shape, floats, stretch, wider
+from jaxent.compat._arrays import broadcast_shape, floats, is_zero, smooth, stretch, wider
 from jaxent.reductions import WeightedSum
 from jaxent.weights import class_weights
 
@@ -90,12 +90,12 @@ def cross_entropy(
     y, keep = _indices(x, target, y.shape, ignore_index)
     s = stats.softmax_stats(x, y, where=keep)
     if table is None:
-        smooth = not _is_zero(label_smoothing)
-        loss = losses.smoothed_nll(s, label_smoothing=label_smoothing) if smooth else losses.nll(s)
+        plain = is_zero(label_smoothing)
+        loss = losses.nll(s) if plain else losses.smoothed_nll(s, label_smoothing=label_smoothing)
         return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
     w = class_weights(y, table, where=keep)
     loss = times(w, losses.nll(s))
-    if not _is_zero(label_smoothing):
+    if not is_zero(label_smoothing):
         epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, loss.dtype)
         uniform = soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
         loss = times(1 - epsilon, loss) + times(epsilon / x.shape[-1], uniform)
@@ -240,9 +240,7 @@ def _soft(x, q, table, ignore_index, label_smoothing):
     if ignore_index >= 0:
         raise ValueError("ignore_index is for class indices; target holds probabilities.")
     dtype, row = wider(x, q), q.astype(wider(x, q, jnp.zeros((), _checks.accumulator(x))))
-    if not _is_zero(label_smoothing):
-        epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, row.dtype)
-        row = times(1 - epsilon, row) + epsilon / x.shape[-1]
+    row = smooth(row, label_smoothing, 1 / max(x.shape[-1], 1))
     if table is not None:
         row = times(stretch("weight", table.astype(row.dtype), row.shape), row)
     return soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
@@ -309,7 +307,3 @@ def _indices(x, target, shape, ignore_index):
     if fault:
         raise IndexError(fault.replace("labels", "target"))
     return y, keep
-
-
-def _is_zero(epsilon) -> bool:
-    return isinstance(epsilon, int | float) and epsilon == 0

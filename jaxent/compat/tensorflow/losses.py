@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, reductions, sigmoid, soft
 from jaxent._numerics import times
-from jaxent.compat._arrays import floats
+from jaxent.compat._arrays import floats, smooth
 from jaxent.losses import cross_entropy
 from jaxent.stats import class_indices
 
@@ -123,7 +123,7 @@ def softmax_cross_entropy(
     x = _given("logits", logits, floats)
     q = _checks.targets(x, _given("onehot_labels", onehot_labels, _checks.array))
     q = jax.lax.stop_gradient(q.astype(_checks.accumulator(x)))
-    q = _smoothed(q, label_smoothing, 1 / max(x.shape[-1], 1))
+    q = smooth(q, label_smoothing, 1 / max(x.shape[-1], 1))
     w = _weights(weights, x.shape[:-1])
     loss = soft.soft_cross_entropy(x, q, where=_counts(w, jnp.isfinite(x).all(-1)))
     return _reduce(loss, w, reduction, x.dtype)
@@ -215,7 +215,7 @@ def sigmoid_cross_entropy(
     """
     x = _given("logits", logits, floats)
     z = _checks.targets(x, _given("multi_class_labels", multi_class_labels, _checks.array))
-    z = _smoothed(z.astype(_checks.accumulator(x)), label_smoothing, 0.5)
+    z = smooth(z.astype(_checks.accumulator(x)), label_smoothing, 0.5)
     w = _weights(weights, x.shape)
     loss = sigmoid.sigmoid_cross_entropy(x, z, where=_counts(w, jnp.isfinite(x)))
     return _reduce(loss, w, reduction, x.dtype)
@@ -228,13 +228,6 @@ def _given(name, value, check):
     if value is None:
         raise ValueError(f"{name} must not be None.")
     return check(name, value)
-
-
-def _smoothed(q, label_smoothing, towards):
-    if isinstance(label_smoothing, int | float) and label_smoothing == 0:
-        return q
-    epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, q.dtype)
-    return (1 - epsilon) * q + epsilon * towards
 
 
 def _weights(value, shape):

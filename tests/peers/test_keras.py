@@ -1,0 +1,398 @@
+"""jaxent.compat.keras beside keras.losses on the JAX backend, and inside model.fit."""
+
+import functools
+import itertools
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parity import agree, cotangents, distributions, draw, ours, rounded
+
+os.environ["KERAS_BACKEND"] = "jax"
+keras = pytest.importorskip("keras")
+
+from jaxent.compat import keras as dialect  # noqa: E402
+
+theirs = keras.losses
+EPSILON = 1e-7
+
+
+def in_standard_jax(function):
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return function(*args, **kwargs)
+
+    return run
+
+
+reference = in_standard_jax(ours)
+
+
+def labelled(function, y):
+    return lambda x, **options: function(y, x, **options)
+
+
+def check(name, y, x, dtype="float32", atol=None, mine=None, **options):
+    """A function of ``y_pred``; ``mine`` are options of ours alone."""
+    x, y = rounded(x, dtype), rounded(y, dtype)
+    agree(
+        *(
+            run(labelled(getattr(module, name), y), [x], dtype, compiled=True, **options, **more)
+            for run, module, more in ((ours, dialect, mine or {}), (reference, theirs, {}))
+        ),
+        dtype,
+        (name, x.shape, dtype, options),
+        atol,
+    )
+
+
+SHAPES = [(5,), (6, 5), (3, 2, 4), (2, 2, 3, 3), (2, 1, 2, 2, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_ranks(shape):
+    """Logits and probabilities; the gradient in probabilities is that of their sum too."""
+    x, p, q = draw(1, *shape), distributions(2, *shape), distributions(3, *shape)
+    y = np.random.default_rng(4).integers(0, shape[-1], shape[:-1])
+    for pred, from_logits in ((x, True), (p, False), (2 * p, False)):
+        options = {"from_logits": from_logits}
+        if len(shape) > 1:  # the original's squeezes need a batch
+            check("sparse_categorical_crossentropy", y, pred, **options)
+        check("categorical_crossentropy", q, pred, label_smoothing=0.1, **options)
+        check("categorical_focal_crossentropy", q, pred, gamma=1.5, **options)
+    z = np.random.default_rng(5).uniform(size=shape)
+    for pred, from_logits in ((x, True), (p, False)):
+        check("binary_crossentropy", z, pred, from_logits=from_logits, label_smoothing=0.1)
+        check("binary_focal_crossentropy", z, pred, from_logits=from_logits)
+
+
+def test_options():
+    x, p, q = draw(1, 6, 5), distributions(2, 6, 5), distributions(3, 6, 5)
+    y, z = np.array([0, 4, 2, 2, 1, 3]), np.eye(5)[[0, 4, 2, 2, 1, 3]]
+    check("sparse_categorical_crossentropy", y[:, None], x, from_logits=True)
+    check("sparse_categorical_crossentropy", y, x, from_logits=True, ignore_class=2)
+    check("sparse_categorical_crossentropy", np.where(y == 2, -1, y), p, ignore_class=-1)
+    check("sparse_categorical_crossentropy", y.astype(np.float32), p)
+    check("categorical_crossentropy", q, x, from_logits=True, axis=0)
+    check("categorical_crossentropy", q.T, p.T, axis=0)
+    check("categorical_focal_crossentropy", z, x, alpha=[0.1, 0.2, 0.3, 0.4, 0.5], from_logits=True)
+    check("categorical_focal_crossentropy", q, p, gamma=0.0, label_smoothing=0.1)
+    check("binary_focal_crossentropy", z, x, apply_class_balancing=True, from_logits=True)
+    check("binary_focal_crossentropy", z, p, apply_class_balancing=True, alpha=0.4, gamma=0.5)
+    check("binary_crossentropy", z, x, from_logits=True, axis=0)
+    for power in (0.3, 0.7):
+        check("categorical_generalized_cross_entropy", y, p, q=power)
+
+
+def test_the_clip_that_is_asked_for():
+    """Values and gradients of probabilities beyond it, too."""
+    p = np.array([[1e-9, 0.5, 0.5], [1.0, 1e-10, 0.0], [0.0, 0.0, 1.0]])
+    y, mine = np.array([0, 1, 2]), {"epsilon": EPSILON}
+    check("sparse_categorical_crossentropy", y, p, mine=mine)
+    check("sparse_categorical_crossentropy", y, p, mine=mine, ignore_class=1)
+    check("categorical_crossentropy", np.eye(3)[y], p, mine=mine, label_smoothing=0.1)
+    check("categorical_focal_crossentropy", np.eye(3)[y], p, mine=mine)
+    check("binary_crossentropy", np.eye(3)[y], p, mine=mine)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
+def test_dtypes(dtype):
+    x, p, q = draw(1, 6, 5), distributions(2, 6, 5), distributions(3, 6, 5)
+    y = np.array([0, 4, 2, 2, 1, 3])
+    check("sparse_categorical_crossentropy", y, x, dtype, from_logits=True)
+    check("categorical_crossentropy", q, x, dtype, from_logits=True)
+    check("binary_crossentropy", np.eye(5)[y], x, dtype, from_logits=True)
+    if dtype == "float64":  # 1 − 1e-7 is 1 in 16 bits, and a probability of 1 a loss of inf
+        check("categorical_crossentropy", q, p, dtype)
+        check("binary_crossentropy", q, p, dtype)
+        check("categorical_focal_crossentropy", q, p, dtype)
+
+
+# --- classes ------------------------------------------------------------------------------------
+
+REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight", "none", None)
+CLASSES = {
+    "SparseCategoricalCrossentropy": np.array([0, 4, 2, 2, 1, 3]),
+    "CategoricalCrossentropy": distributions(3, 6, 5),
+    "BinaryCrossentropy": np.eye(5)[[0, 4, 2, 2, 1, 3]],
+    "CategoricalFocalCrossentropy": distributions(3, 6, 5),
+    "BinaryFocalCrossentropy": np.eye(5)[[0, 4, 2, 2, 1, 3]],
+}
+
+
+def check_class(name, y, x, dtype="float32", weights=None, **options):
+    def of(module):
+        return labelled(getattr(module, name)(**options), y)
+
+    weights = {} if weights is None else {"sample_weight": np.asarray(weights)}
+    agree(
+        ours(of(dialect), [x], dtype, **weights),
+        reference(of(theirs), [x], dtype, **weights),
+        "float32",
+        (name, options, weights),
+    )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_reductions(reduction):
+    x, w = draw(1, 6, 5), np.array([2.0, 0.0, 0.5, 1.0, 0.0, 3.0])
+    for name, y in CLASSES.items():
+        check_class(name, y, x, weights=w, from_logits=True, reduction=reduction)
+    for weights in (None, 2.0, w[:, None], w * 0, np.arange(6)):
+        y = CLASSES["SparseCategoricalCrossentropy"]
+        options = {"from_logits": True, "reduction": reduction}
+        check_class("SparseCategoricalCrossentropy", y, x, weights=weights, **options)
+        check_class(
+            "SparseCategoricalCrossentropy", y, x, weights=weights, ignore_class=2, **options
+        )
+    grid = np.random.default_rng(2).integers(0, 5, (2, 3))
+    if reduction != "mean_with_sample_weight":
+        check_class(
+            "SparseCategoricalCrossentropy",
+            grid,
+            x.reshape(2, 3, 5),
+            weights=w[:2, None],
+            **options,
+        )
+    check_class(
+        "SparseCategoricalCrossentropy",
+        grid,
+        x.reshape(2, 3, 5),
+        weights=w.reshape(2, 3),
+        **options,
+    )
+    everything = np.full(6, 2)
+    check_class("SparseCategoricalCrossentropy", everything, x, ignore_class=2, **options)
+    check_class(
+        "BinaryCrossentropy", grid[0], x[:3, :1] * 0.1, reduction=reduction, from_logits=True
+    )
+    check_class(
+        "CategoricalGeneralizedCrossEntropy",
+        np.arange(5)[:, None],
+        distributions(2, 5, 6),
+        q=0.3,
+        reduction=reduction,
+    )
+    check_class(
+        "CategoricalCrossentropy",
+        distributions(3, 6, 5),
+        distributions(2, 6, 5),
+        label_smoothing=0.2,
+        reduction=reduction,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_classes_return_float32(dtype):
+    y, x = CLASSES["SparseCategoricalCrossentropy"], rounded(draw(1, 6, 5), dtype)
+    with jax.enable_x64(dtype == "float64"):
+        for module, run in ((dialect, ours), (theirs, reference)):
+            loss = module.SparseCategoricalCrossentropy(from_logits=True)
+            assert run(labelled(loss, y), [x], dtype)[1] == "float32"
+
+
+X, Y, Q = np.zeros((3, 4), np.float32), np.array([0, 1, 2]), np.full((3, 4), 0.25, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "options"),
+    [
+        ("sparse_categorical_crossentropy", (Y[:2], X), {}),
+        ("sparse_categorical_crossentropy", (Q, X), {}),
+        ("sparse_categorical_crossentropy", (Y[0], X), {}),
+        ("sparse_categorical_crossentropy", (Y[None], X), {}),
+        ("categorical_crossentropy", (Q[:2], X), {}),
+        ("categorical_crossentropy", (Q[0], X), {}),
+        ("categorical_crossentropy", (Y, X), {}),
+        ("categorical_crossentropy", (Q, X), {"axis": True}),
+        ("categorical_crossentropy", (Q, X), {"axis": 3}),
+        ("categorical_crossentropy", (Q[0, 0], X[0, 0]), {}),
+        ("categorical_focal_crossentropy", (Q[:2], X), {}),
+        ("categorical_focal_crossentropy", (Q, X), {"axis": True}),
+        ("binary_crossentropy", (Q[:2], X), {}),
+        ("binary_crossentropy", (Q[0], X), {}),
+        ("binary_focal_crossentropy", (Q[0], X), {}),
+        ("CategoricalGeneralizedCrossEntropy", (), {"q": 1.0}),
+        ("SparseCategoricalCrossentropy", (), {"reduction": "avg"}),
+        ("BinaryCrossentropy", (), {"reduction": "weighted_mean"}),
+    ],
+)
+def test_the_same_misuse_raises(name, arguments, options):
+    """jnp's TypeError of shapes that do not broadcast is a ValueError here."""
+    with pytest.raises((TypeError, ValueError)):
+        in_standard_jax(getattr(theirs, name))(*arguments, **options)
+    with pytest.raises(ValueError):
+        getattr(dialect, name)(*arguments, **options)
+
+
+def test_one_class_warns():
+    for module in (dialect, theirs):
+        with pytest.warns(SyntaxWarning):
+            in_standard_jax(module.categorical_crossentropy)(X[:, :1], X[:, :1] + 1)
+
+
+# --- model.fit ----------------------------------------------------------------------------------
+
+
+def fitted(loss, x, y, **fit):
+    """The weights of a small model, trained for three epochs from the same start."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile(optimizer=keras.optimizers.SGD(0.5), loss=loss)
+    history = model.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0, **fit)
+    return [*model.get_weights(), np.array(history.history["loss"])]
+
+
+RNG = np.random.default_rng(0)
+FEATURES, CLASS = RNG.normal(size=(24, 4)).astype("f4"), RNG.integers(0, 3, 24)
+FITS = {
+    "plain": {},
+    "class weights": {"class_weight": {0: 1.0, 1: 4.0, 2: 0.25}},
+    "sample weights": {"sample_weight": np.arange(24.0) / 12},
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+@in_standard_jax
+def test_fit(fit):
+    """Every way to hand a loss over trains the same model as Keras' own loss."""
+    wanted = fitted(
+        theirs.SparseCategoricalCrossentropy(from_logits=True), FEATURES, CLASS, **FITS[fit]
+    )
+    mine = dialect.SparseCategoricalCrossentropy(from_logits=True)
+    function = functools.partial(dialect.sparse_categorical_crossentropy, from_logits=True)
+    for loss in (function, dialect.compiled_loss(mine, keras)):
+        for got, want in zip(fitted(loss, FEATURES, CLASS, **FITS[fit]), wanted, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@in_standard_jax
+def test_fit_with_an_ignored_class():
+    labels = np.where(np.arange(24) % 3 == 0, -1, CLASS)
+    losses = [
+        module.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+        for module in (theirs, dialect)
+    ]
+    wanted = fitted(losses[0], FEATURES, labels)
+    for got, want in zip(
+        fitted(dialect.compiled_loss(losses[1], keras), FEATURES, labels), wanted, strict=True
+    ):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weights():
+    from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
+
+    table = {0: 1.0, 2: 4.0}
+    for y, axis in ((CLASS, None), (np.eye(3)[CLASS], -1)):
+        np.testing.assert_array_equal(
+            dialect.class_weight_to_sample_weights(y, table, axis),
+            class_weight_to_sample_weights(y, table),
+        )
+    grid = CLASS.reshape(2, 3, 4)  # the argmax of each row there
+    weights = jax.jit(lambda y: dialect.class_weight_to_sample_weights(y, table))(grid)
+    np.testing.assert_array_equal(weights, np.array([1.0, 1.0, 4.0])[grid])
+
+
+# --- where the original is wrong ----------------------------------------------------------------
+
+
+def test_probabilities_are_not_clipped():
+    """16.1 at most there, with a gradient of 0."""
+    p, y = np.array([[1e-20, 1.0], [0.25, 0.75]]), np.array([0, 0])
+    assert (
+        reference(labelled(theirs.sparse_categorical_crossentropy, y), [p], "float32")[0][0] < 16.2
+    )
+    value, _, [gradient] = ours(
+        labelled(dialect.sparse_categorical_crossentropy, y), [p], "float32"
+    )
+    np.testing.assert_allclose(value, [20 * np.log(10), np.log(4)], rtol=1e-6)
+    truth = cotangents((2,))[:, None] * [[-1e20, 1], [-3, 1]]
+    np.testing.assert_allclose(gradient, truth, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["categorical_crossentropy", "categorical_focal_crossentropy"])
+def test_a_probability_of_zero(name):
+    """It has an exact gradient where it is not the label's, and an infinite one where it is."""
+    p, q = np.array([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]), np.eye(3)[[0, 1]]
+    value, _, [gradient] = ours(labelled(getattr(dialect, name), q), [p], "float32")
+    assert np.isfinite(value[0]) and value[1] == np.inf
+    assert np.isfinite(gradient[0]).all() and gradient[1, 1] == -np.inf
+    assert not np.isnan(gradient).any()
+
+
+def test_labels_out_of_range():
+    """A loss of 0 there."""
+    x, y = draw(1, 4, 3), np.array([-1, 3, 1.5, 1.0], np.float32)
+    options = {"from_logits": True}
+    value = reference(
+        labelled(theirs.sparse_categorical_crossentropy, y), [x], "float32", **options
+    )
+    assert (value[0][:2] == 0).all()
+    value, _, [gradient] = ours(
+        labelled(dialect.sparse_categorical_crossentropy, y), [x], "float32", **options
+    )
+    np.testing.assert_array_equal(np.isnan(value), [True, True, True, False])
+    np.testing.assert_array_equal(np.isnan(gradient).all(-1), np.isnan(value))
+
+
+def test_any_axis():
+    """Class indices need the last one there, and smoothing divides by the size of the last one."""
+    x, y = draw(1, 2, 5, 3), np.random.default_rng(2).integers(0, 5, (2, 3))
+    with pytest.raises(ValueError):
+        in_standard_jax(theirs.sparse_categorical_crossentropy)(y, x, from_logits=True, axis=1)
+    last = np.moveaxis(x, 1, -1)
+    for name, labels, rows in (
+        ("sparse_categorical_crossentropy", y, y),
+        ("categorical_crossentropy", np.moveaxis(np.eye(5)[y], -1, 1), np.eye(5)[y]),
+    ):
+        options = {"label_smoothing": 0.1} if name.startswith("cat") else {}
+        options |= {"from_logits": True}
+        mine = ours(labelled(getattr(dialect, name), labels), [x], "float32", axis=1, **options)
+        wanted = reference(labelled(getattr(theirs, name), rows), [last], "float32", **options)
+        np.testing.assert_allclose(mine[0], wanted[0], rtol=1e-5)
+        np.testing.assert_allclose(np.moveaxis(mine[2][0], 1, -1), wanted[2][0], atol=1e-5)
+
+
+def test_an_ignored_class_beside_its_neighbour():
+    """float16 logits drop 2048 with 2049 there."""
+    x, y = np.zeros((2, 3000)), np.array([2048, 2049])
+    options = {"from_logits": True, "ignore_class": 2049}
+    mine = ours(labelled(dialect.sparse_categorical_crossentropy, y), [x], "float16", **options)
+    np.testing.assert_allclose(mine[0], [np.log(3000), 0], rtol=1e-3)
+    wrong = reference(
+        labelled(theirs.sparse_categorical_crossentropy, y), [x], "float16", **options
+    )
+    assert (wrong[0] == 0).all()
+
+
+def test_focal_losses_of_logits():
+    """Through a clipped probability there: 16.1 for 100, and NaN gradients."""
+    x, z = np.array([[-100.0], [100.0]]), np.array([[1.0], [1.0]])
+    options = {"from_logits": True, "gamma": 0.5}
+    wrong = reference(labelled(theirs.binary_focal_crossentropy, z), [x], "float32", **options)
+    assert wrong[0][0] < 16.2 and np.isnan(wrong[2][0]).any()
+    value, _, [gradient] = ours(
+        labelled(dialect.binary_focal_crossentropy, z), [x], "float32", **options
+    )
+    np.testing.assert_allclose(value, [100, 0], atol=1e-5)
+    np.testing.assert_allclose(gradient[:, 0], cotangents((2,)) * [-1, 0], atol=1e-5)
+
+
+def test_weights_of_the_leading_axes():
+    """Of a square batch, the trailing axis there."""
+    x, y, w = draw(1, 3, 3, 4), np.zeros((3, 3), int), np.array([1.0, 0.0, 0.0])
+    loss = dialect.SparseCategoricalCrossentropy(from_logits=True, reduction="none")
+    assert (np.asarray(loss(y, jnp.asarray(x), w))[1:] == 0).all()
+    loss = dialect.SparseCategoricalCrossentropy(True, reduction="mean_with_sample_weight")
+    each = dialect.sparse_categorical_crossentropy(y, jnp.asarray(x), from_logits=True)
+    np.testing.assert_allclose(loss(y, jnp.asarray(x), w[:, None]), each[0].mean(), rtol=1e-5)
+
+
+def test_smoothing_out_of_range():
+    for smoothing, q in itertools.product((-0.1, 1.1), (jnp.asarray(Q),)):
+        with pytest.raises(ValueError, match="label_smoothing"):
+            dialect.categorical_crossentropy(q, q, label_smoothing=smoothing)
