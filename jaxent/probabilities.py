@@ -236,7 +236,7 @@ def _prob_nll_tangent(p, needed, dp):
 
 
 def _largest_prob(p):
-    is_largest = is_class(jnp.argmax(p, -1), p)
+    is_largest = is_class(jnp.argmax(p, -1).astype(jnp.int32), p)
     rest = jnp.sum(jnp.where(is_largest, 0, p), -1, keepdims=True)
     return is_largest, rest, jnp.sum(p, -1, keepdims=True)
 

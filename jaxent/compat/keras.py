@@ -1,8 +1,10 @@
 """The cross-entropies of ``keras.losses``: functions, classes, and ``class_weight`` dicts.
 
 As there: labels come first; ``y_pred`` holds probabilities unless ``from_logits=True``, and rows of
-them are divided by their sum; functions return one loss an example in the dtype of ``y_pred``;
-classes reduce, and return ``dtype`` (float32). What differs, because it is wrong there:
+them are divided by their sum. Functions return one loss an example, in the dtype of ``y_pred``, of
+class indices in float32 or wider; classes reduce, and return ``dtype`` (None is float32).
+
+What differs, because it is wrong there:
 
 - Probabilities are not clipped to [1e-7, 1 − 1e-7], which ends every loss at 16.1 and its gradient
   with it. Who wants the clip asks for it: ``epsilon=1e-7``.
@@ -13,6 +15,7 @@ classes reduce, and return ``dtype`` (float32). What differs, because it is wron
 - The focal losses of logits go through no clipped probability.
 - Weights of fewer axes than the losses are those of the leading axes (of the trailing ones where
   only these fit), and ``mean_with_sample_weight`` divides by the weights of all losses.
+- ``CategoricalGeneralizedCrossEntropy`` takes labels ``[batch, 1]`` (a loss of all pairs there).
 - ``label_smoothing`` outside [0, 1] raises.
 
 In ``model.compile`` the functions can be given as they are. There the classes would be called
@@ -55,7 +58,7 @@ def sparse_categorical_crossentropy(
       epsilon: clip probabilities to [epsilon, 1 − epsilon].
 
     Returns:
-      losses, the shape of ``y_pred`` without ``axis``, in its dtype.
+      losses, the shape of ``y_pred`` without ``axis``, float32 or wider.
 
     Raises:
       TypeError: ``y_pred`` not floating-point.
@@ -89,7 +92,7 @@ def _sparse(y_true, y_pred, from_logits, ignore_class, axis, epsilon):
         s = probabilities.log_prob_stats(_clipped_log(rows, epsilon, keep), y, where=keep)
     else:
         s = probabilities.prob_stats(rows, y, where=keep)
-    return losses.nll(s).astype(x.dtype), keep
+    return losses.nll(s), keep
 
 
 def categorical_crossentropy(
@@ -346,8 +349,10 @@ class Loss:
         loss = loss.astype(_checks.accumulator(loss))
         w = None
         if sample_weight is not None:
-            w = _weights(_checks.array("sample_weight", sample_weight), loss.shape)
-            w = w.astype(loss.dtype)
+            w = _checks.array("sample_weight", sample_weight)
+            if w.ndim == loss.ndim + 1 == 2 and w.shape[-1] == 1:
+                loss, keep = loss[:, None], None if keep is None else keep[:, None]
+            w = _weights(w, loss.shape).astype(loss.dtype)
         if keep is not None:
             w = keep.astype(loss.dtype) if w is None else jnp.where(keep, w, 0)
         return _REDUCTIONS[self.reduction](loss, w, keep).astype(self.dtype)
