@@ -42,13 +42,18 @@ class Closed:
         closed = jax.make_jaxpr(function)(example)
         if not any(isinstance(constant, Tracer) for constant in closed.consts):
             return cls(function), (), closed.out_avals
-        return cls(closed.jaxpr, True), tuple(closed.consts), closed.out_avals
+
+        def opened(constants, arg):
+            return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(*jax.tree.leaves(arg))
+
+        constants = tuple(closed.consts)
+        return cls(jax.make_jaxpr(opened)(constants, example), True), constants, closed.out_avals
 
     def __call__(self, constants: tuple, arg):
         """The function of its constants and its argument."""
         if not self.is_jaxpr:
             return self.function(arg)
-        (out,) = jaxpr_as_fun(ClosedJaxpr(self.function, list(constants)))(*jax.tree.leaves(arg))
+        (out,) = jaxpr_as_fun(self.function)(*constants, *jax.tree.leaves(arg))
         return out
 
 
@@ -208,14 +213,14 @@ def _stats_jvp(form, primals, tangents):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _stats_tangent(form, alive, hidden, shared, rows, directions):
-    operands, with_operands = _pick(alive, (hidden, shared))
+    operands, _ = _pick(alive, (hidden, shared))
     own, common = operands[: alive[0]], operands[alive[0] :]
 
     @_remat
     def of_chunk(chunk, wide):
         hidden, rows, own = chunk
-        hidden, shared = with_operands(own + _narrow(common, wide))
-        return _chunk_stats(form, hidden, shared, rows)[0]
+        _, with_operands = _pick(alive, (hidden, shared))
+        return _chunk_stats(form, *with_operands(own + _narrow(common, wide)), rows)[0]
 
     def value(own, wide):
         return lax.map(lambda chunk: of_chunk(chunk, wide), (hidden, rows, own))
@@ -289,15 +294,33 @@ def _objective_jvp(form, primals, tangents):
     return (total, largest), (d_total, _no_tangent(largest))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _gradients(form, alive, hidden, shared, rows, weights):
     """Losses, largest classes, and the gradients of those operands that are alive."""
+    return _gradients_value(form, alive, hidden, shared, rows, weights)
 
+
+@partial(_gradients.defjvp, symbolic_zeros=True)
+def _gradients_jvp(form, alive, primals, tangents):
+    # Plain differentiation of the loop. Said as a rule, as the checkpoints in it would be lost to
+    # reverse over reverse mode: the inner one takes apart whatever is not a rule.
+    moving, directions = _alive(tangents)
+    operands, with_operands = _pick(moving, primals)
+
+    def value(*operands):
+        return _gradients_value(form, alive, *with_operands(operands))
+
+    (losses, largest, gradients), (d_losses, _, d_gradients) = jax.jvp(value, operands, directions)
+    return (losses, largest, gradients), (d_losses, _no_tangent(largest), d_gradients)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _gradients_value(form, alive, hidden, shared, rows, weights):
     @_remat
     def of_chunk(chunk, wide):
         losses, largest, *gradients = _chunk_gradients(form, *chunk, _narrow(shared, wide))
         gradients, _ = _pick(alive, tuple(gradients))
-        gradients = [g.astype(_checks.accumulator(g)) for g in gradients]
+        gradients = _wide(gradients)
         return losses, largest, gradients[: alive[0]], gradients[alive[0] :]
 
     def step(sums, chunk):

@@ -196,8 +196,8 @@ def _weights(weights, labels, where, num_classes, dtype):
         return None, weighted_sum(jnp.zeros(labels.shape, dtype), where).weight, where
     zeros, weights = _checks.weights(jnp.zeros(labels.shape, dtype), weights)
     weights = live(where, jnp.asarray(weights))
-    weight = weighted_sum(zeros, weights).weight
+    weight, weights = weighted_sum(zeros, weights).weight, weights.astype(dtype)
     # Padding is marked by a label out of range as often as by a mask; of weight 0 it is no fault.
     padding = (weights == 0) & (class_indices(labels, num_classes) < 0)
     where = ~padding if where is None else where & ~padding
-    return weights.astype(dtype), weight, where
+    return weights, weight, where
