@@ -25,11 +25,13 @@ index out of range makes its loss and gradient NaN. What differs, because it is 
 - Class indices may have any integer dtype.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
+from jaxent import _checks, linear, losses, probabilities, sigmoid, soft, stats
 from jaxent._numerics import times
 from jaxent.compat._arrays import broadcast_shape, floats, is_zero, smooth, stretch, wider
 from jaxent.reductions import WeightedSum
@@ -100,6 +102,78 @@ def cross_entropy(
         uniform = soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
         loss = times(1 - epsilon, loss) + times(epsilon / x.shape[-1], uniform)
     return _reduce(loss, jnp.sum(w), reduction, x.dtype)
+
+
+def linear_cross_entropy(
+    input: ArrayLike,
+    linear_weight: ArrayLike,
+    target: ArrayLike,
+    *,
+    linear_bias: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    options: int | None = None,
+) -> jax.Array:
+    """``F.linear_cross_entropy``: :func:`cross_entropy` of ``input @ linear_weight.T``.
+
+    For class indices the logits are never all in memory, nor in any derivative of any order (which
+    are silently 0 there, with ``options``); all of them are formed for probabilities, for a weight
+    with more axes, and for class weights with smoothing.
+
+    Args:
+      input: features, float ``[D]`` or ``[N, D]``.
+      linear_weight: ``[C, D]`` or ``[C, ..., D]``, of the input's dtype.
+      target: class indices or probabilities, as of :func:`cross_entropy`.
+      linear_bias: float, ``linear_weight`` without D.
+      weight: real ``[C]``.
+      reduction: "mean", "sum" or "none".
+      ignore_index: class indices of this value are left out; None is −100.
+      label_smoothing: ε in [0, 1].
+      options: the most rows whose logits may be in memory together; None chooses.
+
+    Returns:
+      a scalar, or with "none" losses; in the input's dtype.
+
+    Raises:
+      TypeError, ValueError, IndexError: as :func:`cross_entropy`; shapes that do not fit.
+
+    Example:
+      >>> head = jnp.log(jnp.array([[0.5], [0.25], [0.25]]))
+      >>> print(linear_cross_entropy(jnp.ones((2, 1)), head, jnp.array([0, 1]), reduction="none"))
+      [0.6931 1.3863]
+    """
+    x, head = floats("input", input), floats("linear_weight", linear_weight)
+    bias = None if linear_bias is None else floats("linear_bias", linear_bias)
+    _fits(x, head, bias)
+    logits_shape = (*x.shape[:-1], *head.shape[:-1])
+    probable = jnp.shape(target) == logits_shape
+    if probable and ignore_index is not None:
+        raise ValueError("ignore_index is for class indices; target holds probabilities.")
+    ignore_index = -100 if ignore_index is None else ignore_index
+    if probable or head.ndim > 2 or not (weight is None or is_zero(label_smoothing)):
+        logits = jnp.tensordot(x, head, (-1, -1)).astype(x.dtype)
+        if bias is not None:
+            logits += jnp.broadcast_to(bias.astype(x.dtype), logits_shape)
+        return cross_entropy(
+            logits, target, weight, None, ignore_index, None, reduction, label_smoothing
+        )
+    reduction = _reduction(reduction, None, None)
+    like = jax.ShapeDtypeStruct(logits_shape, x.dtype)
+    y, keep = _indices(like, target, jnp.shape(target), ignore_index)
+    w = None if weight is None else class_weights(y, _table(weight, like), where=keep)
+
+    def loss(s):
+        smoothed = not is_zero(label_smoothing)
+        return losses.smoothed_nll(s, label_smoothing=label_smoothing) if smoothed else s.nll
+
+    places: dict[str, Any] = {"bias": bias, "where": keep, "classes_axis": 0, "chunk_size": options}
+    if reduction == "none":
+        each = loss(linear.linear_stats(x, head, y, **places))
+        return (each if w is None else times(w, each)).astype(x.dtype)
+    part: Any = linear.linear_cross_entropy(x, head, y, w, loss=loss, **places)
+    return (part.total if reduction == "sum" else part.mean(jnp.nan)).astype(x.dtype)
 
 
 def nll_loss(
@@ -274,6 +348,18 @@ def _reduce(loss, denominator, reduction, dtype):
 
 def _classes_last(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x, 1, -1) if x.ndim > 1 else x
+
+
+def _fits(x, head, bias):
+    if x.ndim not in (1, 2) or head.ndim < 2 or x.shape[-1] != head.shape[-1]:
+        raise ValueError(
+            "input must be [D] or [N, D], and linear_weight [C, D] or [C, ..., D]; got "
+            f"{_checks.describe(x)} and {_checks.describe(head)}."
+        )
+    if x.ndim == 1 and head.ndim > 2:
+        raise ValueError("linear_weight of more than two axes needs input [N, D]; got [D].")
+    if bias is not None and bias.shape != head.shape[:-1]:
+        raise _checks.shape_error("linear_bias", bias, head.shape[:-1], "linear_weight without D")
 
 
 def _table(weight, x):

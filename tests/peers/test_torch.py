@@ -3,6 +3,7 @@
 import itertools
 import warnings
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -121,6 +122,40 @@ def test_nll_loss(shape):
         )
 
 
+def linear_arguments(*batch):
+    return draw(1, *batch, 3, scale=1.0), draw(2, 5, 3), draw(3, 5)
+
+
+def test_linear_cross_entropy():
+    """Reductions, weights, smoothing, bias; all rows at once and in chunks of 4."""
+    x, head, bias = linear_arguments(6)
+    y = np.array([0, 4, -100, 2, 2, 1])
+    for weighted, smoothing, reduction in options(True):
+        check(
+            "linear_cross_entropy",
+            [x, head],
+            target=y,
+            linear_bias=bias,
+            weight=TABLE if weighted else None,
+            label_smoothing=smoothing,
+            reduction=reduction,
+        )
+    _, _, wanted = reference(theirs.linear_cross_entropy, [x, head], "float32", target=y)
+    _, _, chunked = ours(F.linear_cross_entropy, [x, head], "float32", target=y, options=4)
+    for got, want in zip(chunked, wanted, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_linear_cross_entropy_of_other_targets():
+    x, head, bias = linear_arguments(6)
+    name = "linear_cross_entropy"
+    check(name, [x, head], target=distributions(4, 6, 5), linear_bias=bias)
+    check(name, [x[0], head], target=np.array(2))
+    check(name, [x, head], target=np.full(6, 3), ignore_index=3)
+    wide = draw(5, 5, 2, 3)
+    check(name, [x, wide], target=np.arange(12).reshape(6, 2) % 5, weight=TABLE)
+
+
 @pytest.mark.parametrize("shape", [(), (5,), (6, 5), (2, 3, 5), (2, 1, 2, 5)], ids=str)
 def test_binary_cross_entropy_with_logits(shape):
     x, z = draw(7, *(shape or (1,))).reshape(shape), np.random.default_rng(8).uniform(size=shape)
@@ -197,6 +232,13 @@ X, Y, Q = np.zeros((3, 4), np.float32), np.array([0, 1, 2]), np.full((3, 4), 0.2
         ("binary_cross_entropy_with_logits", {"target": Q, "weight": Q[None]}),
         ("binary_cross_entropy_with_logits", {"target": Q, "pos_weight": Q[:, 0]}),
         ("binary_cross_entropy_with_logits", {"target": Q, "reduction": "batchmean"}),
+        ("linear_cross_entropy", {"linear_weight": X[:, :3], "target": Y}),
+        ("linear_cross_entropy", {"linear_weight": X, "linear_bias": X[0], "target": Y}),
+        ("linear_cross_entropy", {"linear_weight": X[0], "target": Y}),
+        ("linear_cross_entropy", {"linear_weight": X, "target": Y + 1}),
+        ("linear_cross_entropy", {"linear_weight": X, "target": Y[:2]}),
+        ("linear_cross_entropy", {"linear_weight": X, "target": Q[:, :3], "ignore_index": 1}),
+        ("linear_cross_entropy", {"linear_weight": X, "target": Y, "reduction": "avg"}),
         ("kl_div", {"target": Q[:2]}),
         ("kl_div", {"target": Q.astype(np.int64)}),
         ("kl_div", {"target": Q, "reduction": "avg"}),
@@ -273,6 +315,21 @@ def test_a_mean_of_16_bit_losses():
     x, y = np.zeros((20000, 2)), np.ones(20000, np.int64)
     x[:, 0] = 10
     assert ours(F.cross_entropy, [x], "float16", target=y)[0] == 10
+
+
+def test_derivatives_of_a_chunked_head():
+    """Hessian and tangent of the chunked loss are silently 0 there."""
+    x, head, _ = (jnp.asarray(a, jnp.float32) for a in linear_arguments(6))
+    y = jnp.array([0, 4, 3, 2, 2, 1])
+
+    def loss(x, options=4):
+        return F.linear_cross_entropy(x, head, y, options=options)
+
+    def full(x):
+        return F.cross_entropy(x @ head.T, y)
+
+    np.testing.assert_allclose(jax.hessian(loss)(x), jax.hessian(full)(x), atol=1e-5)
+    np.testing.assert_allclose(*(jax.jvp(f, (x,), (x,))[1] for f in (loss, full)), rtol=1e-4)
 
 
 def test_negative_options():
