@@ -27,11 +27,12 @@ def fits(counts, probabilities, at_least=1e-4):
     expected = np.concatenate([expected[~rare], pool])
     counts = np.concatenate([counts[~rare], [counts[rare].sum()] if pool else []])
     p = scipy.stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue
-    assert p > at_least, p
+    assert p > at_least, (p, counts, expected)
 
 
 # --- samplers: with replacement -------------------------------------------------------------------
 
+KEY = jax.random.key(0)
 TABLES = {
     "skewed": sampled.unigram_table(SKEWED),
     "distorted": sampled.unigram_table(np.array([3.0, 0, 16, 81]), distortion=0.75),
@@ -113,7 +114,6 @@ def tries_distribution(p, n, length):
         pytest.param(LOG_UNIFORM[12], 2, id="blocks"),
         pytest.param(LOG_UNIFORM[4], 4, id="all"),
         pytest.param(np.full(5, 0.2), 3, id="uniform"),
-        pytest.param(SKEWED, 2, id="table"),
     ],
 )
 def test_order_and_number_of_tries_without_replacement(p, n):
@@ -121,8 +121,6 @@ def test_order_and_number_of_tries_without_replacement(p, n):
     runs, labels = 20_000, jnp.array([0, 2])
 
     def run(key):
-        if p is SKEWED:
-            return sampled.unigram(key, labels, TABLES["skewed"], num_sampled=n)
         sampler = sampled.uniform if p[0] == p[-1] else sampled.log_uniform
         return sampler(key, labels, num_sampled=n, num_classes=p.size)
 
@@ -163,14 +161,12 @@ def test_blocks_of_draws_give_up_on_a_skewed_table_and_the_rest_is_still_right()
     assert abs(tries.mean() - mean) < 5 * tries.std() / np.sqrt(tries.size)
 
 
-def test_a_sample_of_all_classes_and_of_nearly_all():
-    for num_classes, n in ((1, 1), (4000, 3999)):
-        s = sampled.log_uniform(
-            jax.random.key(5), jnp.array(0), num_sampled=n, num_classes=num_classes
-        )
-        assert len(np.unique(s.ids)) == n and s.ids.max() < num_classes and s.ids.min() >= 0
-        assert np.isfinite(s.expected_sampled).all() and (s.expected_sampled > 0).all()
-        np.testing.assert_allclose(s.expected_true, 1, rtol=1e-6)
+def test_a_sample_of_nearly_all_classes():
+    n = 3999
+    s = sampled.log_uniform(jax.random.key(5), jnp.array(0), num_sampled=n, num_classes=n + 1)
+    assert len(np.unique(s.ids)) == n and s.ids.max() <= n and s.ids.min() >= 0
+    assert np.isfinite(s.expected_sampled).all() and (s.expected_sampled > 0.2).all()
+    np.testing.assert_allclose(s.expected_true, 1, rtol=1e-6)
 
 
 def test_samplers_under_jit_and_vmap_and_per_key():
@@ -181,19 +177,16 @@ def test_samplers_under_jit_and_vmap_and_per_key():
 
     keys = jax.random.split(jax.random.key(6), 2)
     raw = jax.random.key_data(keys)  # keys of the old kind
-    with jax.checking_leaks():
-        mapped = jax.jit(jax.vmap(run))(keys, labels)
+    mapped = jax.jit(jax.vmap(run))(keys, labels)
     assert (mapped.ids[0] != mapped.ids[1]).any()
     for i in range(2):
         for got, wanted in zip(run(raw[i], labels[i]), mapped, strict=True):
             np.testing.assert_allclose(got, wanted[i], rtol=1e-6)
     with jax.enable_x64(True):
         wide = run(keys[0], labels[0].astype(jnp.int64))
-        assert wide.ids.dtype == jnp.int32 and wide.expected_true.dtype == jnp.float64
-        np.testing.assert_array_equal(wide.ids, mapped.ids[0])
-        np.testing.assert_allclose(wide.expected_true, mapped.expected_true[0], rtol=1e-5)
-        table = sampled.unigram(keys[0], labels[0], np.arange(60.0), num_sampled=4)
-        assert len(np.unique(table.ids)) == 4 and table.ids.dtype == jnp.int32
+    assert wide.ids.dtype == jnp.int32 and wide.expected_true.dtype == jnp.float64
+    np.testing.assert_array_equal(wide.ids, mapped.ids[0])
+    np.testing.assert_allclose(wide.expected_true, mapped.expected_true[0], rtol=1e-5)
 
 
 def test_learned_unigram_counts_the_stream():
@@ -212,7 +205,7 @@ def test_learned_unigram_counts_the_stream():
 def test_a_class_cannot_be_sampled_that_the_table_does_not_have():
     """Where too few classes are positive and that is not visible, expected counts are NaN."""
     run = jax.jit(lambda n: sampled.unigram(jax.random.key(0), jnp.array([0]), n, num_sampled=3))
-    for num_classes in (4, 64):
+    for num_classes in (4, 40):
         counts = np.zeros(num_classes, np.float32)
         counts[:3] = 1, 2, 3
         assert set(np.asarray(run(counts).ids).tolist()) == {0, 1, 2}
@@ -453,16 +446,14 @@ def test_every_derivative_agrees(kind):
 
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         truth = jax.jit(first_and_second(textbook, np.float64))(jnp.asarray(x))
-    with jax.checking_leaks():
-        got = jax.jit(first_and_second(ours, np.float32))(jnp.asarray(x, np.float32))
+    got = jax.jit(first_and_second(ours, np.float32))(jnp.asarray(x, np.float32))
     for order, rtol in ((0, 1e-4), (1, 1e-3)):
         wanted = truth[order][0]
         for g in got[order]:
             np.testing.assert_allclose(g, wanted, rtol=rtol, atol=0.1 * rtol * np.abs(wanted).max())
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
-def test_narrow_inputs_give_float32_losses_and_gradients_of_their_own_dtype(dtype):
+def test_narrow_inputs_give_float32_losses_and_gradients_of_their_own_dtype(dtype=jnp.bfloat16):
     h, table, bias = (jnp.asarray(x, dtype) for x in (HIDDEN, TABLE, BIAS))
     wide = [x.astype(jnp.float32) for x in (h, table, bias)]
     s = samples_of(LABELS)
@@ -489,6 +480,19 @@ def test_narrow_inputs_give_float32_losses_and_gradients_of_their_own_dtype(dtyp
     mixed_gradients, mixed = run(h, *wide[1:])
     np.testing.assert_allclose(mixed, losses, rtol=1e-5)
     assert [g.dtype for g in mixed_gradients] == [dtype, jnp.float32, jnp.float32]
+
+
+def test_no_tracer_leaks():
+    h, table, bias = (jnp.asarray(x, jnp.float32) for x in (HIDDEN, TABLE, BIAS))
+    with jax.checking_leaks():
+        step = jax.jit(lambda *a: sparse_step(*a, num_sampled=2))
+        step.trace(table, bias, h, LABELS[:, 0], KEY)
+        nce = jax.grad(
+            lambda h: ours(h, table, bias, LABELS, hits=True, log_q=True, kind="nce").sum()
+        )
+        jax.jit(nce).trace(h)
+        table = TABLES["skewed"]
+        jax.jit(lambda k: sampled.unigram(k, LABELS, table, num_sampled=2)).trace(KEY)
 
 
 def sparse_step(table, bias, hidden, labels, key, num_sampled=64):
@@ -641,10 +645,11 @@ def test_with_replacement_the_gradient_converges_if_hits_are_kept():
     def loss(*arguments):
         return sampled.sampled_softmax_stats(*arguments, remove_accidental_hits=False).nll
 
-    gradient = jax.grad(jaxent.cross_entropy)(WORD_LOGITS, jnp.array(WORD_LABEL))
-    sizes = (4, 4000), (60, 2000), (3000, 100)
-    found = [over_samples(loss, *size, sampled.log_uniform, unique=False) for size in sizes]
-    shrinks([np.abs(g - gradient).max() for _, g in found], 0.02)
+    full, gradient = jax.value_and_grad(jaxent.cross_entropy)(WORD_LOGITS, jnp.array(WORD_LABEL))
+    value, found = over_samples(loss, 3000, 100, sampled.log_uniform, unique=False)
+    np.testing.assert_allclose(found, gradient, atol=0.02)
+    p = np.log1p(1 / (WORD_LABEL + 1)) / np.log(WORDS + 1)
+    np.testing.assert_allclose(value, full + np.log(3000 * p), rtol=0.02)
 
 
 def test_the_gradient_of_nce_tends_to_that_of_the_softmax():
@@ -692,7 +697,6 @@ def test_in_batch_negatives():
 
 # --- what raises ----------------------------------------------------------------------------------
 
-KEY = jax.random.key(0)
 GOOD = samples_of(LABELS)
 F32 = [x.astype(np.float32) for x in (HIDDEN, TABLE, BIAS)]
 ROWS = sampled.gather_rows(F32[1], LABELS, GOOD)
