@@ -4,7 +4,15 @@ As there: labels come first; ``y_pred`` holds probabilities unless ``from_logits
 them are divided by their sum. Functions return one loss an example, in the dtype of ``y_pred``, of
 class indices in float32 or wider; classes reduce, and return ``dtype`` (None is float32).
 
-What differs, because it is wrong there:
+====================================================  ========================================
+``reduction="sum_over_batch_size"``, ``"mean"``       Σ w · loss / number of losses (of those
+                                                      that are not of ``ignore_class``)
+``"mean_with_sample_weight"``                         Σ w · loss / Σ w
+``"sum"``                                             Σ w · loss
+``"none"``, None                                      w · loss
+====================================================  ========================================
+
+A mean over nothing is 0. What differs, because it is wrong there:
 
 - Probabilities are not clipped to [1e-7, 1 − 1e-7], which ends every loss at 16.1 and its gradient
   with it. Who wants the clip asks for it: ``epsilon=1e-7``.
@@ -299,28 +307,8 @@ def binary_focal_crossentropy(
 # --- class forms --------------------------------------------------------------------------------
 
 
-class Loss:
-    """A loss function with a reduction, called with sample weights.
-
-    ====================================================  ========================================
-    ``"sum_over_batch_size"``, ``"mean"``                 Σ w · loss / number of losses (of those
-                                                          that are not of ``ignore_class``)
-    ``"mean_with_sample_weight"``                         Σ w · loss / Σ w
-    ``"sum"``                                             Σ w · loss
-    ``"none"``, None                                      w · loss
-    ====================================================  ========================================
-
-    A mean over nothing is 0.
-
-    Args:
-      function: ``function(y_true, y_pred)``, one loss an example.
-      reduction: one of the above.
-      name: of the loss.
-      dtype: of the result; None is float32.
-
-    Raises:
-      ValueError: an unknown reduction.
-    """
+class _Loss:
+    """A loss function, ``function(y_true, y_pred)``, with a reduction; called with weights."""
 
     def __init__(
         self,
@@ -411,13 +399,13 @@ _REDUCTIONS = {
 }
 
 
-class SparseCategoricalCrossentropy(Loss):
+class SparseCategoricalCrossentropy(_Loss):
     """``keras.losses.SparseCategoricalCrossentropy``.
 
     Args:
       from_logits: as of :func:`sparse_categorical_crossentropy`.
       ignore_class: examples of this class are left out, and not counted by a mean.
-      reduction: as of :class:`Loss`.
+      reduction: see the module.
       axis: the class axis.
       name: of the loss.
       dtype: of the result; None is float32.
@@ -452,14 +440,14 @@ class SparseCategoricalCrossentropy(Loss):
         )
 
 
-class CategoricalCrossentropy(Loss):
+class CategoricalCrossentropy(_Loss):
     """``keras.losses.CategoricalCrossentropy``.
 
     Args:
       from_logits: as of :func:`categorical_crossentropy`, and so all but the next three.
       label_smoothing: in [0, 1].
       axis: the class axis.
-      reduction: as of :class:`Loss`.
+      reduction: see the module.
       name: of the loss.
       dtype: of the result; None is float32.
       epsilon: clip probabilities.
@@ -494,7 +482,7 @@ class CategoricalCrossentropy(Loss):
         super().__init__(function, reduction, name, dtype)
 
 
-class CategoricalFocalCrossentropy(Loss):
+class CategoricalFocalCrossentropy(_Loss):
     """``keras.losses.CategoricalFocalCrossentropy``.
 
     Args:
@@ -503,7 +491,7 @@ class CategoricalFocalCrossentropy(Loss):
       from_logits: whether ``y_pred`` holds logits.
       label_smoothing: in [0, 1].
       axis: the class axis.
-      reduction: as of :class:`Loss`.
+      reduction: see the module.
       name: of the loss.
       dtype: of the result; None is float32.
       epsilon: clip probabilities.
@@ -542,12 +530,12 @@ class CategoricalFocalCrossentropy(Loss):
         super().__init__(function, reduction, name, dtype)
 
 
-class CategoricalGeneralizedCrossEntropy(Loss):
+class CategoricalGeneralizedCrossEntropy(_Loss):
     """``keras.losses.CategoricalGeneralizedCrossEntropy``.
 
     Args:
       q: as of :func:`categorical_generalized_cross_entropy`, strictly between 0 and 1.
-      reduction: as of :class:`Loss`.
+      reduction: see the module.
       name: of the loss.
       dtype: of the result; None is float32.
 
@@ -576,14 +564,14 @@ class CategoricalGeneralizedCrossEntropy(Loss):
         return self.function(y[..., 0] if y.ndim == x.ndim and y.shape[-1] == 1 else y, x), None
 
 
-class BinaryCrossentropy(Loss):
+class BinaryCrossentropy(_Loss):
     """``keras.losses.BinaryCrossentropy``.
 
     Args:
       from_logits: as of :func:`binary_crossentropy`, and so all but the next three.
       label_smoothing: in [0, 1], towards 1/2.
       axis: the axis of the mean.
-      reduction: as of :class:`Loss`.
+      reduction: see the module.
       name: of the loss.
       dtype: of the result; None is float32.
       epsilon: clip probabilities.
@@ -617,7 +605,7 @@ class BinaryCrossentropy(Loss):
         super().__init__(function, reduction, name, dtype)
 
 
-class BinaryFocalCrossentropy(Loss):
+class BinaryFocalCrossentropy(_Loss):
     """``keras.losses.BinaryFocalCrossentropy``.
 
     Args:
@@ -627,7 +615,7 @@ class BinaryFocalCrossentropy(Loss):
       from_logits: whether ``y_pred`` holds logits.
       label_smoothing: in [0, 1], towards 1/2.
       axis: the axis of the mean.
-      reduction: as of :class:`Loss`.
+      reduction: see the module.
       name: of the loss.
       dtype: of the result; None is float32.
       epsilon: clip probabilities.
@@ -668,7 +656,7 @@ class BinaryFocalCrossentropy(Loss):
         super().__init__(function, reduction, name, dtype)
 
 
-def compiled_loss(loss: Loss, keras):
+def compiled_loss(loss: _Loss, keras):
     """A loss of this module as one that ``model.compile`` of the JAX backend takes.
 
     Keras calls a loss that is not of its own class without the sample weights (and so without

@@ -20,13 +20,14 @@ Not here, because they are not cross-entropies: the hinge, perceptron, sparsemax
 dice, cosine, NT-Xent and triplet losses, CTC and the regressions.
 """
 
+import sys
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, losses, probabilities, sigmoid, soft
+from jaxent import _checks, probabilities, sigmoid, soft
 from jaxent.compat._arrays import (
     Axes,
     axes_of,
@@ -37,8 +38,10 @@ from jaxent.compat._arrays import (
     stretch,
     wider,
 )
+from jaxent.losses import cross_entropy, poly1
 
 _Where = ArrayLike | None
+losses = sys.modules[__name__]  # the names are at home in optax.losses as well
 
 
 def softmax_cross_entropy(
@@ -126,7 +129,7 @@ def softmax_cross_entropy_with_integer_labels(
     shape = broadcast_shape(labels=y, losses=x[..., 0])
     x, y = stretch("logits", x, (*shape, x.shape[-1])), stretch("labels", y, shape)
     keep = None if keep is None else stretch("where", keep, shape)
-    return losses.cross_entropy(x, y, where=keep).astype(dtype)
+    return cross_entropy(x, y, where=keep).astype(dtype)
 
 
 def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -215,7 +218,7 @@ def poly_loss_cross_entropy(
       1.3108
     """
     x, q, keep, dtype = _dense(logits, floats("labels", labels), axis, where)
-    each = losses.poly1(probabilities.class_stats(x, where=keep), epsilon=epsilon)
+    each = poly1(probabilities.class_stats(x, where=keep), epsilon=epsilon)
     return probabilities.expected_loss(each, q, where=keep).astype(dtype)
 
 

@@ -84,7 +84,7 @@ def sparse_softmax_cross_entropy_with_logits(
 
 
 def sigmoid_cross_entropy_with_logits(
-    labels: ArrayLike, logits: ArrayLike, name: str | None = None
+    labels: ArrayLike | None = None, logits: ArrayLike | None = None, name: str | None = None
 ) -> jax.Array:
     """``tf.nn.sigmoid_cross_entropy_with_logits``: independent classes, elementwise, no sum.
 
@@ -98,13 +98,15 @@ def sigmoid_cross_entropy_with_logits(
 
     Raises:
       TypeError: logits not floating-point, labels not real.
-      ValueError: shapes differ.
+      ValueError: shapes differ, or one of them is None.
 
     Example:
       >>> logits = jnp.array([1.0, -1.0, 0.0])
       >>> print(sigmoid_cross_entropy_with_logits(labels=jnp.array([0.0, 0.0, 1.0]), logits=logits))
       [1.3133 0.3133 0.6931]
     """
+    if labels is None or logits is None:
+        raise ValueError("labels and logits must both be given.")
     x, z = floats("logits", logits), _checks.array("labels", labels)
     return sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
 
