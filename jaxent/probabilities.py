@@ -427,8 +427,8 @@ def binary_prob_cross_entropy(
 
 
 def _binary_prob(p, z):
+    p = p * jnp.where((p < 0) | (p > 1), jnp.nan, 1).astype(p.dtype)  # poisons the gradient too
     p_if, not_p_if = jnp.where((z == 0) & (p == 0), 1, p), jnp.where((z == 1) & (p == 1), 0, p)
-    p_if = jnp.where((p < 0) | (p > 1), jnp.nan, p_if)
     return -times(z, jnp.log(p_if)) - times(1 - z, jnp.log1p(-not_p_if))
 
 

@@ -1,0 +1,224 @@
+"""The dialects without their originals: laws all of them obey. Parity is in tests/peers."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxent import compat
+
+F, optax, keras, nn, tf1 = (
+    compat.torch,
+    compat.optax,
+    compat.keras,
+    compat.tensorflow.nn,
+    compat.tensorflow.losses,
+)
+
+# Logits [2, 3, 4]: flat, confident, hopeless, with an offset.
+LOGITS = np.array(
+    [
+        [[0.0, 0.0, 0.0, 0.0], [9.0, 1.0, 0.0, 2.0], [0.5, -1.0, 30.0, 0.0]],
+        [[1e3, 1001.0, 999.0, 1e3], [-3.0, 2.0, 2.0, 0.0], [20.0, 0.0, -20.0, 5.0]],
+    ],
+    np.float32,
+)
+LABELS = np.array([[3, 0, 2], [1, 3, 2]], np.int32)
+ONEHOT = np.eye(4, dtype=np.float32)[LABELS]
+SOFT = (ONEHOT + 0.25).astype(np.float32)  # rows sum to 2
+BINARY = (LOGITS > 0.4).astype(np.float32)
+TABLE = np.array([0.5, 2.0, 1.0, 4.0], np.float32)
+
+
+def of_probs(loss):
+    """Of logits, through a softmax that keeps to (0, 1)."""
+    return lambda x, *more: loss(jax.nn.softmax(x / 64), *more)
+
+
+LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
+    "optax integer": (optax.softmax_cross_entropy_with_integer_labels, LABELS),
+    "optax dense": (optax.softmax_cross_entropy, SOFT),
+    "optax where": (
+        lambda x, y, m: optax.softmax_cross_entropy_with_integer_labels(x, y, where=m),
+        *(LABELS, ONEHOT.astype(bool) | (LOGITS < 2)),
+    ),
+    "optax sigmoid": (optax.sigmoid_binary_cross_entropy, BINARY),
+    "optax focal": (lambda x, z: optax.sigmoid_focal_loss(x, 0.8 * z + 0.1, alpha=0.3), BINARY),
+    "optax poly": (optax.poly_loss_cross_entropy, SOFT),
+    "optax kl": (of_probs(lambda p, q: optax.kl_divergence(jnp.log(p), q)), SOFT),
+    "torch": (
+        lambda x, y: F.cross_entropy(x, y, jnp.asarray(TABLE), label_smoothing=0.1),
+        LABELS,
+    ),
+    "torch nll": (of_probs(lambda p, y: F.nll_loss(jnp.log(p), y)), LABELS),
+    "torch probabilities": (F.cross_entropy, SOFT),
+    "torch binary": (
+        lambda x, z: F.binary_cross_entropy_with_logits(x, z, pos_weight=jnp.asarray(TABLE)),
+        BINARY,
+    ),
+    "torch kl": (of_probs(lambda p, q: F.kl_div(jnp.log(p), q, reduction="sum")), SOFT),
+    "tf sparse": (lambda x, y: nn.sparse_softmax_cross_entropy_with_logits(y, x), LABELS),
+    "tf axis": (lambda x, q: nn.softmax_cross_entropy_with_logits(q, x, axis=0), SOFT),
+    "tf weighted": (lambda x, z: nn.weighted_cross_entropy_with_logits(z, x, 3.0), BINARY),
+    "tf1": (
+        lambda x, y: tf1.sparse_softmax_cross_entropy(y, x, jnp.asarray(TABLE)[y]),
+        LABELS,
+    ),
+    "tf1 dense": (lambda x, q: tf1.softmax_cross_entropy(q, x, label_smoothing=0.1), ONEHOT),
+    "keras sparse": (
+        lambda x, y: keras.SparseCategoricalCrossentropy(True, ignore_class=3)(y, x),
+        LABELS,
+    ),
+    "keras probs": (of_probs(lambda p, y: keras.sparse_categorical_crossentropy(y, p)), LABELS),
+    "keras dense": (of_probs(lambda p, q: keras.categorical_crossentropy(q, p)), SOFT),
+    "keras binary": (of_probs(lambda p, z: keras.binary_crossentropy(z, p)), BINARY),
+    "keras focal": (
+        lambda x, q: keras.categorical_focal_crossentropy(q, x, gamma=1.5, from_logits=True),
+        SOFT,
+    ),
+    "keras generalized": (
+        of_probs(lambda p, y: keras.categorical_generalized_cross_entropy(y, p, 0.5)),
+        LABELS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_transformation(name):
+    """jit of vmap is the loop; grad agrees with jvp, a Hessian-vector product with differences."""
+    loss, *more = LOSSES[name]
+    x, more = jnp.asarray(LOGITS), [jnp.asarray(m) for m in more]
+    v = jnp.asarray(np.random.default_rng(0).normal(size=LOGITS.shape[1:]), jnp.float32)
+
+    def total(x, *more):
+        return jnp.sum(loss(x, *more))
+
+    def along(x, *more):
+        return jax.jvp(lambda x: total(x, *more), (x,), (v,))[1]
+
+    def everything(x, *more):
+        gradient = jax.grad(total)
+        product = jax.jvp(lambda x: gradient(x, *more), (x,), (v,))[1]
+        return (
+            loss(x, *more),
+            gradient(x, *more),
+            along(x, *more),
+            product,
+            jax.grad(along)(x, *more),
+        )
+
+    mapped = jax.jit(jax.vmap(everything))(x, *more)
+    assert all(np.isfinite(part).all() for part in mapped)
+    value, gradient, tangent, product, of_tangent = mapped
+    np.testing.assert_allclose(np.einsum("bic,ic->b", gradient, v), tangent, rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(product, of_tangent, rtol=1e-3, atol=1e-5)
+    one = jax.jit(loss)(x[1], *(m[1] for m in more))
+    np.testing.assert_allclose(value[1], one, rtol=1e-5, atol=1e-6)
+
+
+INTEGER_LABELS = {
+    "optax": optax.softmax_cross_entropy_with_integer_labels,
+    "torch": lambda x, y: F.cross_entropy(x, y, reduction="none"),
+    "torch smoothed": lambda x, y: F.cross_entropy(
+        x, y, jnp.asarray(TABLE), reduction="none", label_smoothing=0.1
+    ),
+    "torch nll": lambda x, y: F.nll_loss(x, y, reduction="none"),
+    "tf": lambda x, y: nn.sparse_softmax_cross_entropy_with_logits(y, x),
+    "tf1": lambda x, y: tf1.sparse_softmax_cross_entropy(y, x, reduction="none"),
+    "keras": lambda x, y: keras.sparse_categorical_crossentropy(y, x, from_logits=True),
+    "keras probs": lambda x, y: keras.sparse_categorical_crossentropy(y, jax.nn.softmax(x)),
+}
+
+
+@pytest.mark.parametrize("name", INTEGER_LABELS)
+def test_labels_out_of_range_under_jit(name):
+    """NaN in the value and the gradient of their rows, and nothing in the others."""
+    y = jnp.array([-1, 2, 4, 2**31 - 1, -(2**31), 0])
+
+    def value_and_gradient(x, y):
+        value, pull = jax.vjp(lambda x: INTEGER_LABELS[name](x, y), x)
+        return value, pull(jnp.ones_like(value))[0]
+
+    x = jnp.asarray(LOGITS.reshape(6, 4)) / 8
+    value, gradient = jax.jit(value_and_gradient)(x, y)
+    bad = np.array([True, False, True, True, True, False])
+    np.testing.assert_array_equal(np.isnan(value), bad)
+    assert np.isnan(gradient[bad]).any(-1).all() and np.isfinite(gradient[~bad]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [("torch", IndexError), ("torch nll", IndexError), ("tf", ValueError), ("tf1", ValueError)],
+)
+def test_labels_out_of_range_where_they_can_be_seen(name, error):
+    x = jnp.asarray(LOGITS.reshape(6, 4))
+    with pytest.raises(error, match=r"\[5\] = 9"):
+        INTEGER_LABELS[name](x, jnp.array([0, 0, 0, 0, 0, 9]))
+
+
+def test_labels_of_any_integer_dtype():
+    """Wider than the classes, narrower, unsigned: all the same label."""
+    losses = [loss for name, loss in INTEGER_LABELS.items() if name != "torch smoothed"]
+    x = jax.nn.log_softmax(jnp.zeros((2, 300)).at[0, 100].set(3.0))
+    dtypes = (np.int8, np.uint8, np.int16, np.uint32)
+    labels = [jnp.asarray(np.array([100, 5], dtype)) for dtype in dtypes]
+    values = jax.jit(lambda x, labels: [[loss(x, y) for loss in losses] for y in labels])(x, labels)
+    wanted = np.log([(299 + np.exp(3)) / np.exp(3), 300])
+    np.testing.assert_allclose(values, np.broadcast_to(wanted, np.shape(values)), rtol=1e-5)
+
+
+def test_options_are_traced():
+    """One compilation for every value of a number."""
+    x, y, q = jnp.asarray(LOGITS[0]), jnp.asarray(LABELS[0]), jnp.asarray(ONEHOT[0])
+    traces = []
+
+    @jax.jit
+    def losses(epsilon, gamma):
+        traces.append(1)
+        return (
+            F.cross_entropy(x, y, label_smoothing=epsilon),
+            F.cross_entropy(x, q, label_smoothing=epsilon),
+            tf1.softmax_cross_entropy(q, x, label_smoothing=epsilon),
+            keras.binary_crossentropy(q, x, True, label_smoothing=epsilon),
+            optax.sigmoid_focal_loss(x, q, gamma=gamma, alpha=epsilon),
+            optax.poly_loss_cross_entropy(x, q, epsilon=gamma),
+        )
+
+    first, second = losses(0.1, 2.0), losses(0.2, 1.0)
+    assert len(traces) == 1
+    assert all(
+        np.isfinite(a).all() and not np.array_equal(a, b)
+        for a, b in zip(first, second, strict=True)
+    )
+    assert all(np.isnan(a).any() for a in losses(1.5, -2.0)[:4])
+
+
+def test_float64_stays_float64():
+    with jax.enable_x64(True):
+        x, y, q = (jnp.asarray(a) for a in (LOGITS[0].astype(np.float64), LABELS[0], ONEHOT[0]))
+        q = q.astype(jnp.float64)
+        for loss in (
+            F.cross_entropy(x, y),
+            F.cross_entropy(x, q),
+            optax.sigmoid_focal_loss(x, q),
+            tf1.softmax_cross_entropy(q, x),
+            keras.categorical_crossentropy(q, x, from_logits=True),
+        ):
+            assert loss.dtype == np.float64
+        truth = np.log1p(np.exp(-8.0) + np.exp(-9) + np.exp(-7))
+        np.testing.assert_allclose(optax.softmax_cross_entropy(x, q)[1], truth, rtol=1e-12)
+        loss = keras.sparse_categorical_crossentropy(y[1:2], jax.nn.softmax(x[1:2]))
+        np.testing.assert_allclose(loss, [truth], rtol=1e-9)
+
+
+def test_no_dialect_imports_its_original():
+    code = (
+        "import sys; from jaxent.compat import torch as F, optax, keras, tensorflow as tf; "
+        "assert F.cross_entropy and tf.nn and tf.losses and keras.BinaryCrossentropy; "
+        "print(sorted({'torch', 'optax', 'keras', 'tensorflow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
