@@ -25,13 +25,6 @@ def times(weight: jax.Array, value: jax.Array) -> jax.Array:
     return weight * jnp.where((weight == 0) & ~jnp.isfinite(value), 0, value)
 
 
-def two_diff(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """a − b as the rounded difference and its exact rounding error (Knuth, for finite a and b)."""
-    difference = a - b
-    b_part = a - difference
-    return difference, (a - (difference + b_part)) + (b_part - b)
-
-
 @jax.custom_jvp
 def log1p_exp_pair(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """log(1 + e^x) and log(1 + e^(−x)), sharing the one exponential."""

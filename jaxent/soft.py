@@ -7,16 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
+from jaxent._classes import class_sum, clipped, constants, is_class, live, sum_but
 from jaxent._numerics import one_minus_exp, times
-from jaxent.stats import (
-    beside,
-    class_sum,
-    is_class,
-    largest_class_stats,
-    live,
-    probabilities,
-    sum_but,
-)
+from jaxent.stats import largest_class_stats, probabilities
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 
@@ -148,17 +141,22 @@ def _rows(logits, targets, where):
 @jax.jit
 def _soft_value(logits, targets, where, log_z, top):
     x, q = logits.astype(log_z.dtype), targets.astype(log_z.dtype)
-    half = float(jnp.finfo(x.dtype).max) / 2
-    one_infinite, top = (top == jnp.inf).astype(x.dtype), jnp.clip(top / 4, -half, half)
+    low = float(jnp.finfo(x.dtype).min) / 2
+    one_infinite = (top == jnp.inf).astype(x.dtype)
+    rows = (*constants(top, 0.25, low, 2, 2.0**126), jnp.clip(top / 4, low, -low), one_infinite)
 
-    def share(x, q):  # q_j (top − x_j), with 0 · inf = 0, in arithmetic alone (see class_sum)
-        x = jnp.maximum(jnp.minimum(x / 4, beside(top, x)), -half)
-        is_impossible = 2 - jnp.minimum(x + half, 2)  # 2 for −inf, else 0
-        infinity = (is_impossible + beside(one_infinite, x)) * 2.0**126
-        return q * (beside(top, x) - x) * (0.25 + infinity)
+    def share(quarter, low, two, huge, top, one_infinite, x, q):
+        x = clipped(low, x * quarter, top)
+        is_impossible = two - jnp.minimum(two, x - low)  # 2 for −inf, else 0
+        return q * (top - x) * (quarter + (is_impossible + one_infinite) * huge)
 
-    gaps = 16 * class_sum(share, x, q)
-    return live(where, gaps + times(class_sum(lambda q: q, q), log_z))
+    # q_j (top − x_j) / 16 with 0 · inf = 0, by arithmetic only
+    gaps = 16 * class_sum(share, rows, x, q)
+    return live(where, gaps + times(class_sum(_itself, (), q), log_z))
+
+
+def _itself(q):
+    return q
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
@@ -168,8 +166,8 @@ def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
     is_largest = is_class(largest, x)
     p = probabilities(x, log_z, top)
     p_largest, targets = jnp.exp(-nll), targets.astype(x.dtype)
-    q_sum = live(where, class_sum(lambda q: q, targets))[..., None]
-    rest = sum_but(largest, lambda q: q * beside(p_largest, q), targets)
+    q_sum = live(where, class_sum(_itself, (), targets))[..., None]
+    rest = sum_but(largest, jnp.multiply, (p_largest,), targets)
     at_largest = live(where, rest)[..., None] - times(q, one_minus_exp(nll)[..., None])
     slope = jnp.where(is_largest, at_largest, times(q_sum, p) - q)
     return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))

@@ -6,17 +6,24 @@ only dense code of integer labels that touches a class axis.
 """
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
+from jaxent._classes import (
+    class_indices,
+    class_sum,
+    clipped,
+    constants,
+    is_class,
+    largest_class,
+    live,
+    pick,
+    sum_but,
+)
 from jaxent._numerics import one_minus_exp
 
 
@@ -118,55 +125,6 @@ def softmax_stats(
     )
 
 
-# --- the class axis -----------------------------------------------------------------------------
-
-
-def class_indices(labels: jax.Array, num_classes: int) -> jax.Array:
-    """Labels as int32, −1 where out of range.
-
-    Widened before they are compared: int8 against 300 classes wraps.
-    """
-    if labels.dtype.itemsize < 4:
-        labels = labels.astype(jnp.int32)
-    valid = (labels >= 0) & (labels < num_classes)
-    return jnp.where(valid, labels.astype(jnp.int32), -1)
-
-
-def is_class(indices: jax.Array, like: jax.Array) -> jax.Array:
-    """Bool ``[..., num_classes]``: where on the class axis of ``like`` each index is."""
-    place = lax.broadcasted_iota(jnp.int32, (1,) * indices.ndim + like.shape[-1:], indices.ndim)
-    mask = place == indices[..., None]
-    sharding = jax.typeof(like).sharding
-    if class_axis_is_sharded(like):
-        mask = jax.sharding.reshard(mask, sharding)
-    return mask
-
-
-def class_axis_is_sharded(x: jax.Array) -> bool:
-    """Whether an explicit mesh splits the class axis (an automatic one never shows)."""
-    spec = jax.typeof(x).sharding.spec
-    return len(spec) == x.ndim and spec[-1] is not None
-
-
-def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
-    """``x[..., index]``, NaN where the index is −1."""
-    if class_axis_is_sharded(x):  # a gather along a sharded axis is ambiguous
-        picked = jnp.sum(jnp.where(is_class(indices, x), x, 0), -1, dtype=x.dtype)
-        return jnp.where(indices < 0, jnp.nan, picked)
-    indices = jnp.where(indices < 0, x.shape[-1], indices)  # "fill" would still wrap a −1
-    return jnp.take_along_axis(x, indices[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
-
-
-def beside(row: jax.Array, x: jax.Array) -> jax.Array:
-    """One number a row, ready to meet x: ``row`` has the leading axes of x."""
-    return row.reshape(row.shape + (1,) * (x.ndim - row.ndim))
-
-
-def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
-    """x, exactly 0 where an example is inert; ``where`` has the leading axes of x."""
-    return x if where is None else jnp.where(beside(where, x), x, jnp.zeros_like(x))
-
-
 def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
     """x − top along the class axis, never NaN for ±inf: 0 where both are +inf, their limit."""
     big, top = jnp.finfo(x.dtype).max, top[..., None]
@@ -179,60 +137,6 @@ def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.exp(shifted(x, top) - log_z[..., None])
 
 
-# Sums over classes, and over all but one. XLA:CPU's fast sums take arithmetic and nothing else: a
-# compare or a select in front of one is written out first, as an array of the logits' size, and a
-# sum of very many terms is slow. So a long class axis is seen as [blocks, classes a block]: whole
-# blocks are summed without any mask, the block that holds the excluded class once more with one.
-
-
-def class_sum(f: Callable, *rows: jax.Array) -> jax.Array:
-    """Σ_j f(row_j), ``[...]``; ``f`` is elementwise, and arithmetic only if it is to be fast."""
-    return jnp.sum(jnp.sum(f(*map(_blocks, rows)), -1), -1)
-
-
-def sum_but(index: jax.Array, f: Callable, *rows: jax.Array) -> jax.Array:
-    """Σ_{j ≠ index} f(row_j), ``[...]``; an index of −1 excludes nothing."""
-    rows = tuple(map(_blocks, rows))
-    blocks, size = rows[0].shape[-2:]
-    if blocks == 1:
-        return jnp.sum(jnp.where(is_class(index[..., None], rows[0]), 0, f(*rows)), (-2, -1))
-    block, place = jnp.maximum(index, 0) // size, jnp.where(index < 0, -1, index % size)
-    own = tuple(jnp.take_along_axis(row, block[..., None, None], -2) for row in rows)
-    own_sum = jnp.sum(jnp.where(is_class(place[..., None], own[0]), 0, f(*own)), (-2, -1))
-    sums = jnp.sum(f(*rows), -1)
-    return own_sum + jnp.sum(jnp.where(is_class(block, sums), 0, sums), -1)
-
-
-def largest_class(x: jax.Array) -> jax.Array:
-    """The index of each row's largest class; the first of several."""
-    x = _blocks(x)
-    if x.shape[-2] == 1:  # XLA:CPU's argmax would take three times this
-        is_top, last = x == jnp.max(x, -1, keepdims=True), x.shape[-1] - 1
-        place = lax.broadcasted_iota(jnp.int32, (1,) * (x.ndim - 1) + (last + 1,), x.ndim - 1)
-        return jnp.min(jnp.where(is_top, place, last), (-2, -1))
-    block = lax.argmax(jnp.max(x, -1), x.ndim - 2, jnp.int32)
-    own = jnp.take_along_axis(x, block[..., None, None], -2)[..., 0, :]
-    return block * x.shape[-1] + lax.argmax(own, own.ndim - 1, jnp.int32)
-
-
-def _blocks(x):
-    """``[..., num_classes]`` as ``[..., blocks, classes a block]``."""
-    if class_axis_is_sharded(x) or not isinstance(x.shape[-1], int):  # symbolic, in jax.export
-        return x[..., None, :]
-    blocks = _num_blocks(x.shape[-1])
-    return x.reshape(*x.shape[:-1], blocks, x.shape[-1] // blocks)
-
-
-@functools.cache
-def _num_blocks(num_classes):
-    """About √num_classes, and divisible by 2 as often as can be: a mesh axis must divide it."""
-    root = math.isqrt(num_classes)
-    near = [n for n in range(max(2, root // 8), 8 * root) if num_classes % n == 0]
-    if num_classes < 2048 or not near:
-        return 1
-    return max(near, key=lambda n: (n & -n, -abs(n - root)))
-
-
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
 #
 # Value. Relative to the largest logit, top, with S the sum of e^(x_j − top) over the classes
@@ -242,7 +146,7 @@ def _num_blocks(num_classes):
 # it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
 # S needs care in its far tail: x_j − top is rounded by up to 64 ulp of its exponential, and
-# e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See _exp_beside.
+# e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See _exp.
 #
 # Derivative. With p_j = e^(x_j − top − log_z),
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y from nll, never as p_y − 1
@@ -272,35 +176,39 @@ def _label_stats_value(logits, labels, where):
     top = jnp.max(logits, -1).astype(x.dtype)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    rest = sum_but(y, partial(_exp_beside, top), x) / _exp_beside(top, top)
+    rows = _exp_rows(top)
+    rest = sum_but(y, _exp, rows, x) / _exp(*rows, top)
     log_z = jnp.log1p(rest + jnp.expm1(-gap))
     no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
     log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
     return live(where, gap + log_z), live(where, log_z), live(where, top)
 
 
-def _exp_beside(top, x):
-    """e^(x − top) times a power of e that is the same for the whole row; arithmetic only.
+# e^(x − top), times a power of e that is the same for the whole row. The reference lies below top,
+# so that a sum does not underflow before its logarithm is tiny. x is split into a multiple h of
+# 2^−12 (in f32) and a remainder l ≤ 2^−13: h − reference is exact, and e^l is 1 + l. Where logits
+# are so large that they differ by nothing or by more than matters, they are scaled down, for the
+# clipping not to make unequal ones equal.
 
-    The reference lies below top, so that a sum does not underflow before its logarithm is tiny.
-    x is split into a multiple h of 2^−12 (in f32) and a remainder l ≤ 2^−13: h − reference is exact
-    and e^l is 1 + l. Where logits are so large that they differ by nothing or by more than matters,
-    they are scaled down, for the clipping not to make unequal ones equal.
-    """
-    info = jnp.finfo(x.dtype)
+
+def _exp(scale, bottom, top, rounder, reference, one, x):
+    x = clipped(bottom, x * scale, top)
+    h = (x + rounder) - rounder
+    return jnp.exp(h - reference) * (one + (x - h))
+
+
+def _exp_rows(top):
+    """What ``_exp`` needs to know of a row."""
+    info = jnp.finfo(top.dtype)
     huge = jnp.abs(top) > info.max / 2
-    scale = jnp.where(huge, 0.25, 1).astype(x.dtype)
-    # Adding and subtracting it rounds to 2^−12. XLA folds x + c − c: it must not be a constant.
-    rounder = jnp.where(huge, 0, 1.5 * 2.0 ** (info.nmant - info.nmant // 2 - 1)).astype(x.dtype)
+    scale = jnp.where(huge, 0.25, 1).astype(top.dtype)
+    # adding and subtracting it rounds to 2^−12
+    rounder = jnp.where(huge, 0, 1.5 * 2.0 ** (info.nmant - info.nmant // 2 - 1)).astype(top.dtype)
+    (one,) = constants(top, 1)
     top = jnp.clip(top * scale, info.min, info.max)
     reference = (top - info.maxexp // 3 + rounder) - rounder
     bottom = reference - jnp.maximum(2 * info.maxexp, jnp.abs(reference) * 2.0**-20)
-    rows = (beside(row, x) for row in (scale, rounder, top, reference, bottom))
-    scale, rounder, top, reference, bottom = rows
-
-    x = jnp.clip(x * scale, bottom, top)
-    h = (x + rounder) - rounder
-    return jnp.exp(h - reference) * (1 + (x - h))
+    return scale, bottom, top, rounder, reference, one
 
 
 @label_stats.defjvp
@@ -337,25 +245,21 @@ def _mean_gap(logits, where, top):
 @jax.jit
 def _mean_gap_value(logits, where, top):
     x = logits.astype(_checks.accumulator(logits))
-    info, num_classes = jnp.finfo(x.dtype), x.shape[-1]
+    low = float(jnp.finfo(x.dtype).min)
 
-    def gaps(x):
-        half_gap = beside(jnp.minimum(top, info.max), x) / 2 - jnp.clip(x, info.min, info.max) / 2
-        return _possible(x, 4) * (half_gap * (0.5 / num_classes))
+    def count(eighth, low, two, x):  # 2, or 0 for −inf; arithmetic only
+        return jnp.minimum(two, jnp.maximum(low, x * eighth) - low)
 
-    n = class_sum(partial(_possible, size=2), x) / 2
-    gap = class_sum(gaps, x) * (num_classes / n)
+    def share(quarter, low, four, part, top, x):
+        x = clipped(low, x * quarter, top)
+        return jnp.minimum(four, x - low) * ((top - x) * part)
+
+    # the rows of two sums are different: XLA would write out what they share
+    n = class_sum(count, constants(top, 1 / 8, low / 4, 2), x) / 2
+    rows = *constants(top, 1 / 4, low / 2, 4), 1 / n, jnp.minimum(top / 4, -low / 2)
+    gap = class_sum(share, rows, x)
     gap = jnp.where(top == jnp.inf, jnp.where(n > 1, jnp.inf, 0), gap)
     return live(where, gap), live(where, n)
-
-
-def _possible(x, size):
-    """``size`` for a logit, 0 for −inf; arithmetic only.
-
-    The size is there to be different in each sum: XLA:CPU writes out the constants that two share.
-    """
-    low = float(jnp.finfo(x.dtype).max) / size
-    return jnp.minimum(jnp.maximum(x / (2 * size), -low) + low, size)
 
 
 @_mean_gap.defjvp

@@ -993,3 +993,33 @@ def test_a_row_is_the_same_in_a_long_row_of_impossible_classes(classes):
     elsewhere = np.asarray(gradients)[live].copy()
     elsewhere[np.arange(live.sum())[:, None], places[live]] = 0
     assert not elsewhere.any()
+
+
+@pytest.mark.parametrize("classes", [3, 1000, 2048, 2053, 32000])
+def test_a_nan_anywhere_in_a_row_is_nan(classes):
+    """XLA:CPU's maximum of a long row, and so jnp.max, loses a NaN from JAX 0.10 on."""
+    places = np.unique([0, 1, classes // 3, classes // 2, classes - 2, classes - 1])
+    x = rng.normal(size=(len(places), 4, classes)).astype(np.float32)
+    best = x.argmax(-1).astype(np.int32)
+    x[np.arange(len(places)), :, places] = np.nan
+    labels = np.broadcast_to(np.array([0, 1, classes - 1, 2], np.int32), best.shape).copy()
+    labels[:, 3] = best[:, 3]
+    q = np.full_like(x, 1 / classes)
+
+    @jax.jit
+    def evaluate(x):
+        losses = {
+            "statistics": lambda x: jnp.stack(jax.tree.leaves(jaxent.softmax_stats(x, labels))),
+            "soft": lambda x: jaxent.soft_cross_entropy(x, q),
+            "of one class": lambda x: jaxent.soft_cross_entropy(x, jax.nn.one_hot(labels, classes)),
+            "cost": lambda x: jaxent.expected_cost(x[..., :3], labels % 3, jnp.eye(3)),
+        }
+        grads = {name: jax.grad(lambda x, f=f: f(x).sum())(x) for name, f in losses.items()}
+        return {name: f(x) for name, f in losses.items()}, grads
+
+    values, gradients = evaluate(x)
+    cost, by_cost = values.pop("cost"), gradients.pop("cost")
+    assert np.isnan(cost[:2]).all() and np.isnan(by_cost[:2, :, :3]).all()
+    for name in values:
+        assert np.isnan(values[name]).all(), name
+        assert np.isnan(gradients[name]).all(), name
