@@ -5,7 +5,7 @@ Every array of rows comes dealt into chunks, ``[chunks, n, ...]``; the head, the
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _checks
+from jaxent.linear.inputs import axes, spread, varying
 from jaxent.reductions import weighted_sum
 from jaxent.stats import live, softmax_stats
 
@@ -62,6 +63,7 @@ class Form:
     """All that is static."""
 
     classes_axis: int  # of the head: 1 for [D, V], 0 for [V, D]
+    axis_name: Hashable = None  # of the mesh axis that the classes are split over, in shard_map
     predictions: bool = False
     logit_fn: Closed = Closed(lambda logits: logits)
     loss: Closed = Closed(lambda stats: stats.nll)
@@ -132,15 +134,24 @@ def _add_bias(logits, bias):
 def _logit_stats(form: Form, logits, bias, constants, rows: Rows):
     """Statistics of one chunk, and the largest class of each row where it is asked for."""
     logits = form.logit_fn(constants, _add_bias(logits, bias))
-    stats = softmax_stats(logits, rows.labels, where=rows.where)
-    return stats, _largest(logits, rows.where) if form.predictions else None
+    split = {} if form.axis_name is None else {"axis_name": form.axis_name}
+    stats = softmax_stats(logits, rows.labels, where=rows.where, **split)
+    return stats, _largest(form, logits, rows.where) if form.predictions else None
 
 
-def _largest(logits, where):
+def _largest(form: Form, logits, where):
     """The first of the largest classes."""
-    is_top = logits == jnp.max(logits, -1, keepdims=True)
-    place = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-    return live(where, jnp.min(jnp.where(is_top, place, logits.shape[-1] - 1), -1))
+    logits = lax.stop_gradient(logits)
+    top, first, last = jnp.max(logits, -1), 0, logits.shape[-1] - 1
+    if form.axis_name is not None:
+        top = lax.pmax(top, form.axis_name)
+        first = lax.axis_index(form.axis_name) * logits.shape[-1]
+        last = lax.axis_size(form.axis_name) * logits.shape[-1] - 1
+    place = lax.broadcasted_iota(jnp.int32, logits.shape, 1) + first
+    largest = jnp.min(jnp.where(logits == top[:, None], place, last), -1)
+    if form.axis_name is not None:
+        largest = lax.pmin(largest, form.axis_name)
+    return live(where, largest)
 
 
 def _chunk_stats(form: Form, hidden, shared: Shared, rows: Rows):
@@ -153,20 +164,27 @@ def _chunk_losses(form: Form, logits, shared: Shared, rows: Rows):
     return live(rows.where, form.loss(shared.loss_constants, stats)), largest
 
 
-def _chunk_gradients(form: Form, hidden, rows: Rows, weights, shared: Shared):
+def _chunk_gradients(form: Form, alive, hidden, rows: Rows, weights, shared: Shared):
     """Losses, largest classes, and the gradients of Σ w·loss while the logits are there."""
     logits = _logits(form, hidden, shared.head)
-    rest = shared._replace(head=None)
+    rest, with_rest = _pick((False, False, *alive[2:]), (hidden, shared))
     losses, pull, largest = jax.vjp(
-        lambda logits, rest: _chunk_losses(form, logits, rest, rows), logits, rest, has_aux=True
+        lambda logits, rest: _chunk_losses(form, logits, with_rest(rest)[1], rows),
+        logits,
+        spread(rest, varying(logits)),  # each device its part: see _objective_jvp
+        has_aux=True,
     )
     d_logits, d_rest = pull(jnp.ones_like(losses) if weights is None else weights)
     d_logits = d_logits.astype(hidden.dtype)
-    placed = _placed((hidden, 0), (hidden, 1))
-    d_hidden = _matmul(d_logits, shared.head, (1, form.classes_axis), placed)
-    factors = (hidden, d_logits) if form.classes_axis == 1 else (d_logits, hidden)
-    d_head = _matmul(*factors, (0, 0), _placed((shared.head, 0), (shared.head, 1)))
-    return losses, largest, d_hidden, d_rest._replace(head=d_head)
+    gradients = []
+    if alive[0]:
+        placed = _placed((hidden, 0), (hidden, 1))
+        gradients.append(_matmul(d_logits, shared.head, (1, form.classes_axis), placed))
+    if alive[1]:
+        factors = (hidden, d_logits) if form.classes_axis == 1 else (d_logits, hidden)
+        placed = _placed((shared.head, 0), (shared.head, 1))
+        gradients.append(_matmul(*factors, (0, 0), placed))
+    return losses, largest, gradients + d_rest
 
 
 def example_logits(form: Form, hidden, rows: Rows, shared: Shared):
@@ -215,6 +233,7 @@ def _stats_jvp(form, primals, tangents):
 def _stats_tangent(form, alive, hidden, shared, rows, directions):
     operands, _ = _pick(alive, (hidden, shared))
     own, common = operands[: alive[0]], operands[alive[0] :]
+    over, arrays = varying((hidden, shared, rows)), sum(alive[1 : _num_arrays(shared)])
 
     @_remat
     def of_chunk(chunk, wide):
@@ -223,7 +242,9 @@ def _stats_tangent(form, alive, hidden, shared, rows, directions):
         return _chunk_stats(form, *with_operands(own + _narrow(common, wide)), rows)[0]
 
     def value(own, wide):
-        return lax.map(lambda chunk: of_chunk(chunk, wide), (hidden, rows, own))
+        # What a shard_map adds up it adds after the loop, but for what a function closes over.
+        wide = spread(wide[:arrays], over) + wide[arrays:]
+        return lax.map(lambda chunk: of_chunk(chunk, wide), (hidden, rows, spread(own, over)))
 
     tangents = directions[: alive[0]], _wide(directions[alive[0] :])
     return jax.jvp(value, (own, _wide(common)), tangents)[1]
@@ -238,7 +259,10 @@ def _wide(tree):
 
 
 def _narrow(tree, wide):
-    return jax.tree.map(lambda x, w: _narrowed(x, w) if _is_float(x) else x, tree, wide)
+    def of(x, w):
+        return _narrowed(spread(x, varying(w)), w) if _is_float(x) else x
+
+    return jax.tree.map(of, tree, wide)
 
 
 @jax.custom_jvp
@@ -270,6 +294,7 @@ def objective(form: Form, hidden, shared: Shared, rows: Rows, weights):
 
 @partial(jax.jit, static_argnums=0)
 def _losses(form, hidden, shared, rows):
+    @_remat
     def of_chunk(chunk):
         hidden, rows = chunk
         return _chunk_losses(form, _logits(form, hidden, shared.head), shared, rows)
@@ -279,19 +304,44 @@ def _losses(form, hidden, shared, rows):
 
 @partial(objective.defjvp, symbolic_zeros=True)
 def _objective_jvp(form, primals, tangents):
+    # In a shard_map each device forms its own part of a gradient. Where it meets a tangent that is
+    # the same on several devices, JAX adds the parts up: once, after the loop. What a function
+    # closes over cannot have parts, as its jaxpr adds them up inside: it is differentiated apart.
     hidden, shared, rows, weights = primals
     alive, directions = _alive(tangents[:2])
-    if any(alive):
-        losses, largest, gradients = _gradients(form, alive, hidden, shared, rows, weights)
+    own = _num_arrays(shared) if varying((hidden, shared)) else len(alive)
+    formed = *alive[:own], *(False for _ in alive[own:])
+    apart = *(False for _ in alive[:own]), *alive[own:]
+    if any(formed):
+        losses, largest, gradients = _gradients(form, formed, hidden, shared, rows, weights)
     else:
         (losses, largest), gradients = _losses(form, hidden, shared, rows), []
     total = weighted_sum(losses, weights).total
     d_total = jnp.zeros_like(total)
-    for gradient, direction in zip(gradients, directions, strict=True):
-        d_total += jnp.sum(gradient * direction.astype(gradient.dtype))
+    for gradient, direction in zip(gradients, directions, strict=False):
+        d_total += _whole(form, jnp.sum(gradient * direction.astype(gradient.dtype)))
+    if any(apart):
+        operands, with_operands = _pick(apart, (hidden, shared))
+
+        def value(*operands):
+            hidden, shared = with_operands(operands)
+            return weighted_sum(_losses(form, hidden, shared, rows)[0], weights).total
+
+        d_total += jax.jvp(value, operands, directions[sum(formed) :])[1]
     if weights is not None and _alive(tangents[3])[0] == (True,):
         d_total += jax.jvp(lambda w: weighted_sum(losses, w).total, (weights,), (tangents[3],))[1]
     return (total, largest), (d_total, _no_tangent(largest))
+
+
+def _num_arrays(shared):
+    """How many operands come before what functions close over: features, head, bias."""
+    return 3 - (shared.bias is None)
+
+
+def _whole(form, part):
+    """A sum over all classes, of one over those of this device."""
+    is_part = form.axis_name is not None and axes(form.axis_name) <= varying(part)
+    return lax.psum(part, form.axis_name) if is_part else part
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -318,8 +368,8 @@ def _gradients_jvp(form, alive, primals, tangents):
 def _gradients_value(form, alive, hidden, shared, rows, weights):
     @_remat
     def of_chunk(chunk, wide):
-        losses, largest, *gradients = _chunk_gradients(form, *chunk, _narrow(shared, wide))
-        gradients, _ = _pick(alive, tuple(gradients))
+        narrow = _narrow(shared, wide)
+        losses, largest, gradients = _chunk_gradients(form, alive, *chunk, narrow)
         gradients = _wide(gradients)
         return losses, largest, gradients[: alive[0]], gradients[alive[0] :]
 

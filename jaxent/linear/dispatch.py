@@ -1,7 +1,7 @@
 """The door of the linear head: what people call, and what they may ask for."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ def linear_stats(
     classes_axis: int = -1,
     predictions: bool = False,
     chunk_size: int | None = None,
+    axis_name: Hashable = None,
 ) -> LogitStats | tuple[LogitStats, Integer[Array, "*batch"]]:
     r"""The statistics of the logits ``hidden @ head``, which are never all in memory.
 
@@ -48,6 +49,9 @@ def linear_stats(
       predictions: whether to return the largest class of each row too, from the same pass.
       chunk_size: the most rows whose logits may be in memory together; None chooses (see
         :func:`jaxent.linear.inputs.chunk_size`).
+      axis_name: inside ``shard_map``, the mesh axis over which the classes are split: ``head``,
+        ``bias`` and whatever ``[V]`` enters ``logit_fn`` are this device's share, labels and
+        predictions count over all shares. Under ``jit`` leave it out: sharded arrays are enough.
 
     Returns:
       :class:`~jaxent.LogitStats` of shape ``[...]``, float32 (float64 for float64 features); with
@@ -68,7 +72,7 @@ def linear_stats(
       >>> print(s.nll, focal(s, gamma=2.0))
       [0.2395 2.2395] [0.0109 1.7879]
     """
-    call = _Call(hidden, head, labels, bias, where, logit_fn, classes_axis, chunk_size)
+    call = _Call(hidden, head, labels, bias, where, logit_fn, classes_axis, chunk_size, axis_name)
     form = dataclasses.replace(call.form, predictions=bool(predictions))
     stats, largest = chunked.stats(form, call.hidden, call.shared, call.rows)
     stats = jax.tree.map(call.gather, stats)
@@ -88,6 +92,7 @@ def linear_cross_entropy(
     classes_axis: int = -1,
     predictions: bool = False,
     chunk_size: int | None = None,
+    axis_name: Hashable = None,
 ) -> WeightedSum | tuple[WeightedSum, Integer[Array, "*batch"]]:
     r"""Σ w·loss over the logits ``hidden @ head``, which are never all in memory.
 
@@ -113,6 +118,9 @@ def linear_cross_entropy(
       predictions: whether to return the largest class of each row too, from the same pass.
       chunk_size: the most rows whose logits may be in memory together; None chooses (see
         :func:`jaxent.linear.inputs.chunk_size`).
+      axis_name: inside ``shard_map``, the mesh axis over which the classes are split: ``head``,
+        ``bias`` and whatever ``[V]`` enters ``logit_fn`` are this device's share, labels and
+        predictions count over all shares. Under ``jit`` leave it out: sharded arrays are enough.
 
     Returns:
       :class:`~jaxent.WeightedSum`, float32 (float64 for float64 features): its ``mean()`` is the
@@ -136,7 +144,9 @@ def linear_cross_entropy(
       [[-0.1065  0.0533  0.0533]
        [ 0.1065  0.787  -0.8935]]
     """
-    call = _Call(hidden, head, labels, bias, where, logit_fn, classes_axis, chunk_size, weights)
+    call = _Call(
+        hidden, head, labels, bias, where, logit_fn, classes_axis, chunk_size, axis_name, weights
+    )
     loss_fn, constants = call.closed("loss", loss)
     form = dataclasses.replace(call.form, loss=loss_fn, predictions=bool(predictions))
     shared = call.shared._replace(loss_constants=constants)
@@ -149,7 +159,17 @@ class _Call:
     """Checked arguments, dealt into chunks."""
 
     def __init__(
-        self, hidden, head, labels, bias, where, logit_fn, classes_axis, chunk_size, weights=None
+        self,
+        hidden,
+        head,
+        labels,
+        bias,
+        where,
+        logit_fn,
+        classes_axis,
+        chunk_size,
+        axis_name,
+        weights=None,
     ):
         classes_axis = inputs.classes_axis(classes_axis)
         hidden = inputs.hidden(hidden)
@@ -160,17 +180,22 @@ class _Call:
         logits = jax.ShapeDtypeStruct((*batch, num_classes), dtype)
         labels = _checks.labels(logits, labels)  # ty: ignore[invalid-argument-type]
         where = _checks.where(where, batch, "labels")
+        num_classes *= inputs.class_shards(head, axis_name)
         weights, self.weight, where = _weights(weights, labels, where, num_classes, dtype)
 
-        size = inputs.chunk_size(chunk_size, hidden.shape[-1], num_classes, hidden.dtype)
+        own_classes = head.shape[classes_axis]
+        size = inputs.chunk_size(chunk_size, hidden.shape[-1], own_classes, hidden.dtype)
         chunks = inputs.num_chunks(labels.size, size, inputs.row_shards(hidden, len(batch)))
         deal, self.gather, added = inputs.dealer(batch, chunks)
         if added and where is None:
             where = jnp.ones(batch, bool)
+        over = inputs.varying((hidden, labels, where, weights))
+        hidden, weights = inputs.spread((hidden, weights), over)
         self.hidden = deal(live(where, hidden))
         self.rows = chunked.Rows(deal(labels), None if where is None else deal(where))
         self.weights = None if weights is None else deal(weights)
-        self.shared, self.form = chunked.Shared(head, bias), chunked.Form(classes_axis)
+        self.shared = chunked.Shared(head, bias)
+        self.form = chunked.Form(classes_axis, axis_name)
         if logit_fn is not None:
             logit_fn, constants = self.closed("logit_fn", logit_fn)
             self.shared = self.shared._replace(logit_constants=constants)

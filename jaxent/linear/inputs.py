@@ -69,6 +69,55 @@ def classes_axis(value: int) -> int:
     return 0 if value == 0 else 1
 
 
+def varying(tree) -> frozenset:
+    """The mesh axes of a ``shard_map`` along which any of these arrays may differ."""
+    kinds = [jax.typeof(x) for x in jax.tree.leaves(tree)]  # JAX 0.8 calls it vma
+    over = [k.vma if hasattr(k, "vma") else k.manual_axis_type.varying for k in kinds]
+    return frozenset().union(*over)
+
+
+def spread(tree, over: frozenset):
+    """The arrays, as ones that may differ along these axes too."""
+
+    def cast(x):
+        axes = tuple(over - varying(x))
+        if not axes:
+            return x
+        return jax.lax.pcast(x, axes, to="varying") if _HAS_PCAST else jax.lax.pvary(x, axes)
+
+    return jax.tree.map(cast, tree)
+
+
+_HAS_PCAST = hasattr(jax.lax, "pcast")  # since JAX 0.9
+
+
+def axes(axis_name) -> frozenset:
+    """The names of none, one or several mesh axes."""
+    if axis_name is None:
+        return frozenset()
+    return frozenset(axis_name if isinstance(axis_name, tuple) else (axis_name,))
+
+
+def class_shards(head: jax.Array, axis_name) -> int:
+    """Over how many devices of a ``shard_map`` the classes are split."""
+    if axis_name is None:
+        return 1
+    try:
+        size = jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f"axis_name {axis_name!r} is not bound here. It is for calls inside jax.shard_map over "
+            "a mesh with an axis of that name; under jit leave it out."
+        ) from None
+    if not axes(axis_name) <= varying(head):
+        raise ValueError(
+            f"head must be split over axis_name {axis_name!r}; got {_describe(head)}, the same on "
+            "all its devices. Give head a spec that splits its classes, and leave shard_map's "
+            "check_vma on: the derivative needs it."
+        )
+    return size
+
+
 def result(name: str, avals: list, wanted: tuple[int, ...], meaning: str) -> None:
     """What ``loss`` or ``logit_fn`` returns: one floating array of this shape."""
     if len(avals) != 1:
