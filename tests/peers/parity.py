@@ -35,7 +35,7 @@ def rounded(x, dtype):
     return np.asarray(x.astype(jnp.dtype(dtype)), np.float64) if is_float(x) else x
 
 
-def ours(function, primals, dtype, compiled=False, **fixed):
+def ours(function, primals, dtype, compiled=True, **fixed):
     """The value in float64, its dtype, and the gradients with respect to the primals.
 
     One new shape is faster ``compiled``, many options of one shape are faster without.

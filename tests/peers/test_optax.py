@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from parity import agree, distributions, draw, ours, rounded
 
-from jaxent.compat import optax as dialect
+optax = pytest.importorskip("optax", minversion="0.2.8")  # whose axes and errors these are
+
+from jaxent.compat import optax as dialect  # noqa: E402
 
 theirs = optax.losses
 INTEGER = "softmax_cross_entropy_with_integer_labels"
@@ -22,8 +23,8 @@ def check(name, primals, dtype="float32", **fixed):
     primals = [rounded(p, dtype) for p in primals]
     fixed = {k: rounded(v, dtype) for k, v in fixed.items()}
     agree(
-        ours(getattr(dialect, name), primals, dtype, compiled=True, **fixed),
-        reference(getattr(theirs, name), primals, dtype, compiled=True, **fixed),
+        ours(getattr(dialect, name), primals, dtype, **fixed),
+        reference(getattr(theirs, name), primals, dtype, **fixed),
         dtype,
         (name, [p.shape for p in primals], dtype, fixed),
     )
@@ -31,7 +32,6 @@ def check(name, primals, dtype="float32", **fixed):
 
 CASES = [  # the logits' shape, the class axes
     ((5,), None),
-    ((6, 5), -1),
     ((5, 6), 0),
     ((3, 4, 2), (0, 2)),
     ((2, 3, 2, 3), 1),
@@ -239,7 +239,8 @@ def test_an_offset():
 def test_a_class_ruled_out():
     """NaN there where its target is 0; a negative loss where ``where`` takes the label itself."""
     x, q = np.array([[-np.inf, 2.0, 0.0]]), np.array([[0.0, 0.6, 0.4]])
-    assert np.isnan(reference(theirs.softmax_cross_entropy, [x, q], "float32")[0])
+    eager = reference(theirs.softmax_cross_entropy, [x, q], "float32", compiled=False)
+    assert np.isnan(eager[0])
     value, _, gradients = ours(dialect.softmax_cross_entropy, [x, q], "float32")
     np.testing.assert_allclose(value, 0.4 * 2 + np.log1p(np.exp(-2)), rtol=1e-6)
     assert np.isfinite(gradients).all()

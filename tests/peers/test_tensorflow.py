@@ -47,7 +47,7 @@ def named(function, names):
     return lambda *primals, **fixed: function(**dict(zip(names, primals, strict=True)), **fixed)
 
 
-def check(module, name, primals, dtype="float32", compiled=False, **fixed):
+def check(module, name, primals, dtype="float32", compiled=True, **fixed):
     primals = {k: rounded(p, dtype) for k, p in primals.items()}
     fixed = {k: rounded(v, dtype) for k, v in fixed.items()}
     function = named(getattr(MINE[module], name), primals)
@@ -93,16 +93,16 @@ def test_sigmoid(shape):
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
 def test_dtypes(dtype):
     x, q, y = draw(4, 6, 5), distributions(5, 6, 5), np.arange(6) % 5
-    check("nn", "softmax_cross_entropy_with_logits", {"logits": x}, dtype, True, labels=q)
-    check("nn", "sigmoid_cross_entropy_with_logits", {"labels": q, "logits": x}, dtype, True)
+    check("nn", "softmax_cross_entropy_with_logits", {"logits": x}, dtype, labels=q)
+    check("nn", "sigmoid_cross_entropy_with_logits", {"labels": q, "logits": x}, dtype)
     for labels in (np.int32, np.int64):
         check(
-            *("nn", "sparse_softmax_cross_entropy_with_logits", {"logits": x}, dtype, True),
+            *("nn", "sparse_softmax_cross_entropy_with_logits", {"logits": x}, dtype),
             labels=y.astype(labels),
         )
     if dtype != "float64":  # rounded to float32 there
-        check("losses", "sparse_softmax_cross_entropy", {"logits": x}, dtype, True, labels=y)
-        check("losses", "sigmoid_cross_entropy", {"logits": x}, dtype, True, multi_class_labels=q)
+        check("losses", "sparse_softmax_cross_entropy", {"logits": x}, dtype, labels=y)
+        check("losses", "sigmoid_cross_entropy", {"logits": x}, dtype, multi_class_labels=q)
 
 
 # --- tf.losses ----------------------------------------------------------------------------------
@@ -116,16 +116,25 @@ def test_reductions(reduction):
     for weights in (*WEIGHTS, np.zeros(6), np.array([True, False] * 3), np.arange(6)):
         if is_float(weights):
             primals = {"losses": loss, "weights": weights}
-            check("losses", "compute_weighted_loss", primals, reduction=reduction)
+            check("losses", "compute_weighted_loss", primals, reduction=reduction, compiled=False)
         else:
             primals = {"losses": loss}
-            check("losses", "compute_weighted_loss", primals, weights=weights, reduction=reduction)
+            check(
+                "losses",
+                "compute_weighted_loss",
+                primals,
+                weights=weights,
+                reduction=reduction,
+                compiled=False,
+            )
     grid, columns, rows = draw(2, 2, 3, 2), np.array([[[1.0, 0.0]]]), np.ones((2, 1, 1))
     for weights in (columns, rows, np.ones((1, 1, 1)), np.ones((2, 3, 2))):
         primals = {"losses": grid, "weights": weights}
-        check("losses", "compute_weighted_loss", primals, reduction=reduction)
+        check("losses", "compute_weighted_loss", primals, reduction=reduction, compiled=False)
     primals = {"losses": np.zeros((0, 3))}
-    check("losses", "compute_weighted_loss", primals, weights=2.0, reduction=reduction)
+    check(
+        "losses", "compute_weighted_loss", primals, weights=2.0, reduction=reduction, compiled=False
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0, 0.1])
@@ -133,7 +142,7 @@ def test_losses(smoothing):
     x, q, y = draw(1, 6, 5), distributions(2, 6, 5), np.arange(6) % 5
     none = dialect.losses.Reduction.NONE
     for weights, reduction in itertools.product(WEIGHTS, (REDUCTIONS[0], none)):
-        options = {"weights": weights, "reduction": reduction}
+        options = {"weights": weights, "reduction": reduction, "compiled": False}
         smooth = options | {"label_smoothing": smoothing}
         check("losses", "softmax_cross_entropy", {"logits": x, "onehot_labels": q}, **smooth)
         if not smoothing:
