@@ -39,7 +39,10 @@ def sampled_softmax_stats(
         e^{x_y - \log Q_y} + \sum_{s \in S,\; s \ne y} e^{x_s - \log Q_s}
 
     and every loss of :mod:`jaxent.losses` applies. The loss tends to be below that of the full
-    softmax, and reaches it as the sample grows.
+    softmax, and reaches it as a sample without replacement grows. With replacement, expected counts
+    above 1 lower the label's own logit: its loss does not converge, and its gradient only with
+    ``remove_accidental_hits=False``. What does converge there is a label that is in the sum for
+    certain: ``samples._replace(expected_true=jnp.ones_like(samples.expected_true))``.
 
     Several labels an example, ``labels [..., num_true]``, are all columns of one softmax, and there
     are statistics for each: ``nll(s).mean(-1)`` is TensorFlow's loss (its targets are 1/num_true);
@@ -209,7 +212,7 @@ def in_batch_softmax_stats(
     if expected is not None:
         q = _floats("expected", expected)
         _same_shape("expected", q, batch, "hidden without the features")
-        logits = logits - _log_q(live(where, q), logits.dtype, where)[None, :]
+        logits = logits - _log_q(q, logits.dtype)[None, :]
     if where is not None:
         counts &= where[None, :]
     return softmax_stats(jnp.where(counts, logits, -jnp.inf), place, where=where)
@@ -259,23 +262,20 @@ def _columns(hidden, labels, ids, expected, rows, where, remove_accidental_hits,
         rows = rows._replace(
             true=rows.true[..., None, :], true_bias=None if bias is None else bias[..., None]
         )
+    # What is inert is zeroed where a product would let its NaN through; the rest is masked below.
     example = where.any(-1)
-    hidden, true_rows, y = live(example, hidden), live(where, rows.true), live(where, y)
-    own = ids.ndim > 1  # each example has negatives of its own
-    sampled_rows = live(example, rows.sampled) if own else rows.sampled
-
+    hidden, true_rows = live(example, hidden), live(where, rows.true)
+    own = "...sd" if ids.ndim > 1 else "sd"  # each example may have negatives of its own
     true = dot("...td,...d->...t", true_rows, hidden)
-    sampled = dot("...sd,...d->...s" if own else "sd,...d->...s", sampled_rows, hidden)
+    sampled = dot(f"{own},...d->...s", rows.sampled, hidden)
     if rows.true_bias is not None:
-        true += live(where, rows.true_bias).astype(true.dtype)
-        bias = live(example, rows.sampled_bias) if own else rows.sampled_bias
-        sampled += _along(bias, sampled).astype(sampled.dtype)
-    known = (y >= 0) & ~jnp.isnan(live(where, q_true))  # a sampler says NaN of an unknown label
+        true += rows.true_bias.astype(true.dtype)
+        sampled += _along(rows.sampled_bias, sampled).astype(sampled.dtype)
+    known = (y >= 0) & ~jnp.isnan(q_true)  # a sampler says NaN of an unknown label
     true += jnp.where(known, 0, jnp.nan).astype(true.dtype)  # passes the NaN gradient on
     if subtract_log_q:
-        true -= _log_q(live(where, q_true), true.dtype, where)
-        log_q = _log_q(q_sampled, sampled.dtype, example[..., None] if own else None)
-        sampled -= _along(log_q, sampled)
+        true -= _log_q(q_true, true.dtype)
+        sampled -= _along(_log_q(q_sampled, sampled.dtype), sampled)
 
     found = jnp.broadcast_to(example[..., None], sampled.shape)
     if remove_accidental_hits:
@@ -284,11 +284,10 @@ def _columns(hidden, labels, ids, expected, rows, where, remove_accidental_hits,
     return _Columns(logits, jnp.concatenate([where, found], -1), where)
 
 
-def _log_q(expected, dtype, where):
-    """log of expected counts, 0 where inert, NaN where a count is not positive."""
+def _log_q(expected, dtype):
+    """log of expected counts, NaN where a count is not positive."""
     q = jax.lax.stop_gradient(expected).astype(dtype)
-    q = jnp.where(q > 0, q, jnp.nan)
-    return jnp.log(q if where is None else jnp.where(where, q, 1))
+    return jnp.log(jnp.where(q > 0, q, jnp.nan))
 
 
 def _along(x, like):
