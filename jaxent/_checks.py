@@ -5,6 +5,7 @@ the cure. The comparison goes through ``__wrapped__`` because ``chex.disable_ass
 turn a wrong shape into a wrong number.
 """
 
+import functools
 import math
 import operator
 from collections.abc import Callable
@@ -137,6 +138,22 @@ def logits(value: ArrayLike) -> jax.Array:
             f"got {describe(x)}. A single logit, for or against, goes to sigmoid_cross_entropy."
         )
     return x
+
+
+def statistics(loss: Callable) -> Callable:
+    """A loss of statistics that says so when it is called with something else."""
+
+    @functools.wraps(loss)
+    def checked(s, *args, **options):
+        if not hasattr(s, "nll"):
+            came = describe(s) if hasattr(s, "dtype") else type(s).__name__
+            raise TypeError(
+                f"{loss.__name__} takes the statistics of logits and labels; got {came}. "
+                f"Use {loss.__name__}(softmax_stats(logits, labels), ...)."
+            )
+        return loss(s, *args, **options)
+
+    return checked
 
 
 def elementwise_logits(value: ArrayLike, order: str) -> jax.Array:
@@ -331,13 +348,8 @@ def numbers(name: str, value: ArrayLike) -> jax.Array:
     return x.astype(accumulator(x))
 
 
-def option(
-    name: str, value: ArrayLike, low: float, high: float, dtype, error: str = ""
-) -> jax.Array:
-    """A scalar option as an array: out of range it raises, or is NaN where it is traced.
-
-    ``error`` is what to raise instead of naming the range.
-    """
+def scalar(name: str, value: ArrayLike, dtype) -> jax.Array:
+    """One real number, NaN and infinities included."""
     x = array(name, value)
     if not holds(chex.assert_shape, x, ()):
         raise ValueError(
@@ -346,7 +358,17 @@ def option(
         )
     if not (is_float(x) or is_integer(x)):
         raise TypeError(f"{name} must be a real number; got {describe(x)}.")
-    x = x.astype(dtype)
+    return x.astype(dtype)
+
+
+def option(
+    name: str, value: ArrayLike, low: float, high: float, dtype, error: str = ""
+) -> jax.Array:
+    """A scalar option as an array: out of range it raises, or is NaN where it is traced.
+
+    ``error`` is what to raise instead of naming the range.
+    """
+    x = scalar(name, value, dtype)
     number = known(value)
     if number is None:
         return jnp.where((low <= x) & (x <= high), x, jnp.nan)
@@ -355,6 +377,7 @@ def option(
     if not inside:
         unbounded = high >= float(jnp.finfo(dtype).max)
         span = f"finite and at least {low:g}" if unbounded else f"in [{low:g}, {high:g}]"
+        span = "finite" if low <= -high and unbounded else span
         raise ValueError(error or f"{name} must be {span}; got {value}.")
     return x
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxent import _checks
+from jaxent._classes import class_indices, class_sum, is_class, live
 from jaxent._numerics import times
-from jaxent.stats import class_indices, is_class, largest_class_stats, live, probabilities
+from jaxent.stats import largest_class_stats, probabilities, scaled_exp, scaled_exp_rows
 from jaxent.weights import lookup
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -145,10 +146,17 @@ def _softmax(logits, where, log_z, top):
     return probabilities(x, log_z, top)
 
 
+def _cost_share(*rows_and_classes):
+    *of_exp, m = rows_and_classes
+    return times(scaled_exp(*of_exp), m)
+
+
 @jax.jit
 def _expected_cost_value(logits, labels, costs, where, log_z, top):
-    p = _softmax(logits, where, log_z, top)
-    return live(where, jnp.sum(times(p, _label_costs(labels, costs, where, p.dtype)), -1))
+    x, rows = logits.astype(log_z.dtype), scaled_exp_rows(top)
+    m = _label_costs(labels, costs, where, x.dtype)
+    cost = class_sum(_cost_share, rows, x, m) / class_sum(scaled_exp, rows, x)
+    return live(where, jnp.where(jnp.isnan(log_z), jnp.nan, cost))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)

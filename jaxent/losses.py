@@ -15,6 +15,7 @@ from jaxent._numerics import one_minus_exp, times
 from jaxent.stats import LogitStats, softmax_stats
 
 
+@_checks.statistics
 def nll(s: LogitStats) -> Float[Array, "*batch"]:
     r"""Cross-entropy, the negative log-likelihood of the label: :math:`-\log p_y`, in nats.
 
@@ -72,6 +73,7 @@ def cross_entropy(
     return nll(softmax_stats(logits, labels, where=where))
 
 
+@_checks.statistics
 def smoothed_nll(s: LogitStats, *, label_smoothing: ArrayLike) -> Float[Array, "*batch"]:
     r"""Cross-entropy with label smoothing, uniform over all classes, the true one included.
 
@@ -104,6 +106,7 @@ def smoothed_nll(s: LogitStats, *, label_smoothing: ArrayLike) -> Float[Array, "
     return times(1 - epsilon, s.nll) + times(epsilon, s.mean_nll)
 
 
+@_checks.statistics
 def z_loss(s: LogitStats) -> Float[Array, "*batch"]:
     r"""The square of the log-normaliser, :math:`(\log \sum_c e^{x_c})^2`.
 
@@ -126,6 +129,7 @@ def z_loss(s: LogitStats) -> Float[Array, "*batch"]:
     return jnp.square(s.log_normalizer)
 
 
+@_checks.statistics
 def focal(s: LogitStats, *, gamma: ArrayLike) -> Float[Array, "*batch"]:
     r"""Focal loss: :math:`(1 - p_y)^\gamma \, (-\log p_y)`. Down-weights easy examples.
 
@@ -226,6 +230,7 @@ _BERNOULLI_SLOPE = (
 )
 
 
+@_checks.statistics
 def poly1(s: LogitStats, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
     r"""Poly-1 loss: :math:`-\log p_y + \varepsilon (1 - p_y)`.
 
@@ -250,9 +255,33 @@ def poly1(s: LogitStats, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
       1.3108
     """
     epsilon = _checks.option("epsilon", epsilon, -1, float(jnp.finfo(s.nll.dtype).max), s.nll.dtype)
-    return s.nll + epsilon * s.other_prob
+    return _poly1(s.nll, epsilon)
 
 
+# With u = −log p_y and q = 1 − e^(−u): f = u + ε q, ∂f/∂u = 1 + ε e^(−u), ∂f/∂ε = q. Near ε = −1
+# both cancel at small u; there f = (1 + ε) u − ε (u − q) and ∂f/∂u = q + (1 + ε) e^(−u), with u − q
+# from its series Σ_{k≥2} (−u)^k / k!.
+
+
+@jax.custom_jvp
+def _poly1(u, epsilon):
+    small = jnp.minimum(u, 0.5)
+    coefficients = [(-1) ** k / math.factorial(k + 2) for k in range(8, -1, -1)]
+    series = jnp.square(small) * jnp.polyval(jnp.array(coefficients, u.dtype), small)
+    q = one_minus_exp(u)
+    excess = jnp.where(u < 0.5, series, u - q)
+    return jnp.where(epsilon < -0.5, times(1 + epsilon, u) - epsilon * excess, u + epsilon * q)
+
+
+@_poly1.defjvp
+def _poly1_jvp(primals, tangents):
+    (u, epsilon), (du, d_epsilon) = primals, tangents
+    p, q = jnp.exp(-u), one_minus_exp(u)
+    slope = jnp.where(epsilon < -0.5, q + (1 + epsilon) * p, 1 + epsilon * p)
+    return _poly1(u, epsilon), slope * du + q * d_epsilon
+
+
+@_checks.statistics
 def generalized_cross_entropy(s: LogitStats, *, q: ArrayLike) -> Float[Array, "*batch"]:
     r"""Generalised cross-entropy :math:`(1 - p_y^q) / q`, robust to wrong labels.
 

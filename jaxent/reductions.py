@@ -41,7 +41,7 @@ class WeightedSum:
         """``total / weight``; ``empty``, with no gradient, where the weights sum to exactly 0."""
         none = self.weight == 0
         mean = jnp.where(none, 0, self.total) / jnp.where(none, 1, self.weight)
-        return jnp.where(none, jnp.asarray(empty, mean.dtype), mean)
+        return jnp.where(none, _checks.scalar("empty", empty, mean.dtype), mean)
 
     def __add__(self, other: "WeightedSum") -> "WeightedSum":
         if not isinstance(other, WeightedSum):

@@ -56,7 +56,7 @@ def sigmoid_cross_entropy(
     dtype = _checks.accumulator(x)
     weight = _positive_weight(pos_weight, x.shape, dtype)
     x, z = live(where, x.astype(dtype)), live(where, z.astype(dtype))
-    if_negative, if_positive = log1p_exp_pair(x)
+    if_negative, if_positive = log1p_exp_pair(jnp.where(jnp.isnan(weight), jnp.nan, x))
     return live(where, times(times(z, weight), if_positive) + times(1 - z, if_negative))
 
 

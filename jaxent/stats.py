@@ -132,9 +132,20 @@ def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.where((top == jnp.inf) & (x <= big), -jnp.inf, finite)
 
 
+@jax.custom_jvp
 def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision."""
     return jnp.exp(shifted(x, top) - log_z[..., None])
+
+
+@probabilities.defjvp
+def _probabilities_jvp(primals, tangents):
+    # dp_j = p_j (dx_j − Σ_k p_k dx_k), log_z and top being functions of x. Where a class has more
+    # than half of the probability, 1 − p of it must not come from a difference: r, its dx, may be
+    # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
+    p, dx = probabilities(*primals), tangents[0]
+    r = jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True)
+    return p, p * ((dx - r) + jnp.sum(p * (r - dx), -1, keepdims=True))
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
@@ -146,7 +157,7 @@ def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
 # it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
 # S needs care in its far tail: x_j − top is rounded by up to 64 ulp of its exponential, and
-# e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See _exp.
+# e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See scaled_exp.
 #
 # Derivative. With p_j = e^(x_j − top − log_z),
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y from nll, never as p_y − 1
@@ -176,29 +187,30 @@ def _label_stats_value(logits, labels, where):
     top = jnp.max(logits, -1).astype(x.dtype)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    rows = _exp_rows(top)
-    rest = sum_but(y, _exp, rows, x) / _exp(*rows, top)
+    rows = scaled_exp_rows(top)
+    rest = sum_but(y, scaled_exp, rows, x) / scaled_exp(*rows, top)
     log_z = jnp.log1p(rest + jnp.expm1(-gap))
     no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
     log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
+    top = jnp.where(y < 0, jnp.nan, top)
     return live(where, gap + log_z), live(where, log_z), live(where, top)
 
 
-# e^(x − top), times a power of e that is the same for the whole row. The reference lies below top,
-# so that a sum does not underflow before its logarithm is tiny. x is split into a multiple h of
-# 2^−12 (in f32) and a remainder l ≤ 2^−13: h − reference is exact, and e^l is 1 + l. Where logits
-# are so large that they differ by nothing or by more than matters, they are scaled down, for the
-# clipping not to make unequal ones equal.
+def scaled_exp(scale, bottom, top, rounder, reference, one, x):
+    """e^(x − top), times a power of e that is the same for the whole row; arithmetic only.
 
-
-def _exp(scale, bottom, top, rounder, reference, one, x):
+    The reference lies below top, so that a sum does not underflow before its logarithm is tiny. x
+    is split into a multiple h of 2^−12 (in f32) and a remainder l ≤ 2^−13: h − reference is exact,
+    and e^l is 1 + l. Where logits are so large that they differ by nothing or by more than matters,
+    they are scaled down, for the clipping not to make unequal ones equal.
+    """
     x = clipped(bottom, x * scale, top)
     h = (x + rounder) - rounder
     return jnp.exp(h - reference) * (one + (x - h))
 
 
-def _exp_rows(top):
-    """What ``_exp`` needs to know of a row."""
+def scaled_exp_rows(top):
+    """The arguments of :func:`scaled_exp` that are one a row."""
     info = jnp.finfo(top.dtype)
     huge = jnp.abs(top) > info.max / 2
     scale = jnp.where(huge, 0.25, 1).astype(top.dtype)

@@ -104,11 +104,12 @@ def counts(
       >>> print(counts(jnp.array([0, 2, 2, 0, 2]), 3))
       [2 0 3]
     """
+    given, given_where = labels, where
     labels = _checks.indices("labels", labels)
     num_classes = _checks.num_classes(num_classes)
     where = _checks.where(where, labels.shape, "labels")
     indices = class_indices(live(where, labels), num_classes)
-    if fault := _checks.label_fault(labels, num_classes, where):
+    if fault := _checks.label_fault(given, num_classes, given_where):  # jit traces a constant
         raise ValueError(fault)
     one = jnp.ones_like(indices) if where is None else where.astype(jnp.int32)
     indices, one = _gathered(indices).ravel(), _gathered(one).ravel()
@@ -150,7 +151,8 @@ def inverse_frequency(
 
     Args:
       counts: examples per class, integer or float ``[classes]``.
-      power: 1 for the inverse, 0.5 for the milder inverse square root, 2 for the inverse square.
+      power: a scalar ≥ 0: 1 for the inverse, 0.5 for the milder inverse square root, 2 for the
+        inverse square.
       normalize: None; ``"max"`` makes the largest weight 1, ``"mean"`` their mean over the classes,
         ``"sum"`` their sum.
 
@@ -158,7 +160,8 @@ def inverse_frequency(
       table ``[classes]``, float32 or wider.
 
     Raises:
-      ValueError: as :func:`balanced`; ``normalize`` unknown.
+      ValueError: as :func:`balanced`; ``power`` negative or not finite (NaN where it is traced);
+        ``normalize`` unknown.
 
     Example:
       >>> n = jnp.array([1000, 2300, 20310, 6700])
@@ -166,7 +169,8 @@ def inverse_frequency(
       [2.4491 1.0648 0.1206 0.3655]
     """
     n = _class_counts(counts)
-    return _normalize((n.sum() / n) ** jnp.asarray(power, n.dtype), normalize)
+    power = _checks.option("power", power, 0, float(jnp.finfo(n.dtype).max), n.dtype)
+    return _normalize((n.sum() / n) ** power, normalize)
 
 
 def log_ratio(
@@ -180,14 +184,15 @@ def log_ratio(
 
     Args:
       counts: examples per class, integer or float ``[classes]``.
-      clip: the least weight, or None for none.
+      clip: the least weight, a finite scalar, or None for none.
       normalize: as :func:`inverse_frequency`; comes after the clipping.
 
     Returns:
       table ``[classes]``, float32 or wider.
 
     Raises:
-      ValueError: as :func:`balanced`; ``normalize`` unknown.
+      ValueError: as :func:`balanced`; ``clip`` not finite (NaN where it is traced); ``normalize``
+        unknown.
 
     Example:
       >>> n = jnp.array([1000, 2300, 20310, 6700])
@@ -198,7 +203,10 @@ def log_ratio(
     """
     n = _class_counts(counts)
     ratio = jnp.log(n.sum() / n)
-    return _normalize(ratio if clip is None else jnp.maximum(ratio, clip), normalize)
+    if clip is not None:
+        largest = float(jnp.finfo(n.dtype).max)
+        ratio = jnp.maximum(ratio, _checks.option("clip", clip, -largest, largest, n.dtype))
+    return _normalize(ratio, normalize)
 
 
 def effective_number(

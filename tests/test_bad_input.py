@@ -1417,6 +1417,52 @@ def test_unknown_normalisation():
         jw.log_ratio(W3, normalize="l2")
 
 
+@pytest.mark.parametrize("power", [nan, inf, -1])
+def test_a_power_is_finite_and_not_negative(power):
+    with pytest.raises(ValueError, match=f"power must be finite and at least 0; got {power}"):
+        jw.inverse_frequency(W3, power=power)
+    assert np.isnan(jax.jit(lambda p: jw.inverse_frequency(W3, power=p))(power)).all()
+
+
+def test_options_of_tables_are_scalars():
+    with pytest.raises(ValueError, match=r"power must be a scalar; got float32\[2\]"):
+        jw.inverse_frequency(W3, power=jnp.ones(2))
+    with pytest.raises(TypeError, match="clip must be an array of numbers; got str"):
+        jw.log_ratio(W3, clip="1")
+    with pytest.raises(ValueError, match="clip must be finite; got nan"):
+        jw.log_ratio(W3, clip=nan)
+    with pytest.raises(TypeError, match="empty must be an array of numbers; got str"):
+        jaxent.weighted_sum(W3).mean("nan")
+
+
+@pytest.mark.parametrize("name", ["nll", "z_loss", "focal", "poly1", "smoothed_nll"])
+def test_a_loss_of_statistics_given_logits_says_what_it_wants(name):
+    cure = rf"{name} takes the statistics .*got float32\[3, 4\].*softmax_stats\(logits, labels\)"
+    with pytest.raises(TypeError, match=cure):
+        getattr(jaxent, name)(zeros((3, 4)))
+
+
+def test_a_traced_negative_pos_weight_is_nan_everywhere():
+    losses = jax.jit(
+        lambda w: jaxent.sigmoid_cross_entropy(zeros(3), rows(0, 0.5, 1), pos_weight=w)
+    )
+    assert np.isnan(losses(-1.0)).all() and np.isfinite(losses(0.0)).all()
+
+
+def test_a_bad_label_leaves_no_statistic():
+    def of(x):
+        return jnp.stack(jax.tree.leaves(jaxent.softmax_stats(x, array([1, 9], np.int32))), -1)
+
+    assert (np.isnan(of(zeros((2, 4)))) == np.array([[False], [True]])).all()
+    gradients = jax.jacrev(of)(zeros((2, 4)))  # [example, statistic, example, class]
+    assert (np.isnan(gradients[[0, 1], :, [0, 1]]) == np.array([False, True])[:, None, None]).all()
+
+
+def test_bad_labels_that_jit_sees_as_a_constant_are_not_counted():
+    with pytest.raises(ValueError, match=r"labels\[1\] = 9"):
+        jax.jit(lambda: jw.counts(np.array([1, 9]), 3))()
+
+
 # --- what is accepted ----------------------------------------------------------------------------
 
 ACCEPTED = {
