@@ -136,6 +136,13 @@ def test_every_class(offset):
         close(mine, of, rtol=2e-5)
 
 
+def test_the_gradient_of_a_confident_class():
+    """−(1 − p) at the class itself, which p − 1 rounds to 0."""
+    x = jnp.array([0.0, 40.0, 0.0])
+    gradient = jax.grad(lambda x: probabilities.class_stats(x).nll[1])(x)
+    close(gradient, np.exp(-40.0) * np.array([1, -2, 1]))
+
+
 def test_a_focal_loss_of_targets():
     """Of labels as targets it is that of labels; of a mixture, the mixture."""
     x = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)) * 3, jnp.float32)

@@ -258,6 +258,18 @@ def test_gradients_in_labels_left_out():
     np.testing.assert_array_equal(in_q != 0, where)
 
 
+def test_examples_without_any_class():
+    """A loss of 0 there and here; the gradient is NaN there."""
+    x, where = draw(1, 3, 4), np.array([[True] * 4, [False] * 4, [True, True, False, True]])
+    names = {"softmax_cross_entropy": distributions(2, 3, 4), INTEGER: np.array([0, 1, 3])}
+    for name, labels in names.items():
+        options = {"labels": labels, "where": where}
+        wanted, _, _ = reference(getattr(theirs, name), [x], "float32", **options)
+        value, _, [gradient] = ours(getattr(dialect, name), [x], "float32", **options)
+        np.testing.assert_allclose(value, wanted, rtol=1e-5)
+        assert value[1] == 0 and (gradient[1] == 0).all() and np.isfinite(gradient).all()
+
+
 def test_whole_examples_of_the_poly_loss():
     """Raises there."""
     x, q, where = draw(1, 3, 4), distributions(2, 3, 4), np.array([True, False, True])
