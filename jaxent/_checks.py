@@ -8,7 +8,7 @@ turn a wrong shape into a wrong number.
 import functools
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import chex
 import jax
@@ -154,6 +154,29 @@ def statistics(loss: Callable) -> Callable:
         return loss(s, *args, **options)
 
     return checked
+
+
+def class_shards(name: str, x: jax.Array, axis_name: Hashable) -> int:
+    """Over how many devices of a ``shard_map`` the classes of x are split."""
+    if axis_name is None:
+        return 1
+    try:
+        size = jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f"axis_name {axis_name!r} is not bound here. It is for calls inside jax.shard_map over "
+            "a mesh with an axis of that name; under jit leave it out."
+        ) from None
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    kind = jax.typeof(x)
+    varying = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # since JAX 0.9
+    if not frozenset(names) <= varying:
+        raise ValueError(
+            f"{name} must be split over axis_name {axis_name!r}; got {describe(x)}, the same on "
+            f"all its devices. Give {name} a spec that splits its classes, and leave shard_map's "
+            "check_vma on: the derivative needs it."
+        )
+    return size
 
 
 def elementwise_logits(value: ArrayLike, order: str) -> jax.Array:

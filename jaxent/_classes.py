@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,19 @@ def class_indices(labels: jax.Array, num_classes: int) -> jax.Array:
         labels = labels.astype(jnp.int32)
     valid = (labels >= 0) & (labels < num_classes)
     return jnp.where(valid, labels.astype(jnp.int32), -1)
+
+
+def local_indices(indices: jax.Array, num_local: int, axis_name: Hashable) -> jax.Array:
+    """Of indices over all devices of a mapped axis, those in this one's share; −1 elsewhere."""
+    if axis_name is None:
+        return indices
+    indices -= lax.axis_index(axis_name) * num_local
+    return jnp.where((indices >= 0) & (indices < num_local), indices, -1)
+
+
+def whole(part: jax.Array, axis_name: Hashable) -> jax.Array:
+    """A sum over all classes, of one over this device's share."""
+    return part if axis_name is None else lax.psum(part, axis_name)
 
 
 def is_class(indices: jax.Array, like: jax.Array) -> jax.Array:

@@ -6,10 +6,12 @@ only dense code of integer labels that touches a class axis.
 """
 
 import dataclasses
+from collections.abc import Hashable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
@@ -21,8 +23,10 @@ from jaxent._classes import (
     is_class,
     largest_class,
     live,
+    local_indices,
     pick,
     sum_but,
+    whole,
 )
 from jaxent._numerics import one_minus_exp
 
@@ -83,6 +87,7 @@ def softmax_stats(
     labels: Integer[Array, "*batch"],
     *,
     where: Bool[Array, "*batch"] | None = None,
+    axis_name: Hashable = None,
 ) -> LogitStats:
     r"""The statistics of softmax logits and integer labels.
 
@@ -98,13 +103,17 @@ def softmax_stats(
       labels: class indices in ``[0, num_classes)``, any integer dtype, ``[...]``.
       where: bool ``[...]``; False makes an example inert: its statistics are 0, and whatever its
         row and label hold adds exactly nothing to any value or gradient.
+      axis_name: inside ``shard_map``, the mesh axis over which the classes are split: ``logits``
+        are this device's share of each row, labels count over all shares, and all that crosses the
+        wire is a few numbers a row. Under ``jit`` leave it out: sharded arrays are enough.
 
     Returns:
       :class:`LogitStats` of shape ``[...]``, float32 (float64 for float64 logits).
 
     Raises:
       TypeError: logits not floating-point, labels not integer, ``where`` not bool.
-      ValueError: ``labels`` or ``where`` not of shape ``logits.shape[:-1]``, or no classes.
+      ValueError: ``labels`` or ``where`` not of shape ``logits.shape[:-1]``, or no classes;
+        ``axis_name`` not bound, or not one that splits the logits.
 
     References:
       Goodfellow, Bengio, Courville, *Deep Learning*, 2016, section 6.2.2.3.
@@ -118,8 +127,9 @@ def softmax_stats(
     logits = _checks.logits(logits)
     labels = _checks.labels(logits, labels)
     where = _checks.where(where, labels.shape, "labels")
-    nll, log_z, top = label_stats(logits, labels, where)
-    gap, _ = _mean_gap(logits, where, top)
+    _checks.class_shards("logits", logits, axis_name)
+    nll, log_z, top = label_stats(logits, labels, where, axis_name)
+    gap, _ = _mean_gap(logits, where, top, axis_name)
     return LogitStats(
         nll=nll, log_normalizer=top + log_z, mean_logit=top - gap, mean_nll=log_z + gap
     )
@@ -132,20 +142,22 @@ def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
     return jnp.where((top == jnp.inf) & (x <= big), -jnp.inf, finite)
 
 
-@jax.custom_jvp
-def probabilities(x: jax.Array, log_z: jax.Array, top: jax.Array) -> jax.Array:
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def probabilities(
+    x: jax.Array, log_z: jax.Array, top: jax.Array, axis_name: Hashable = None
+) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision."""
     return jnp.exp(shifted(x, top) - log_z[..., None])
 
 
 @probabilities.defjvp
-def _probabilities_jvp(primals, tangents):
+def _probabilities_jvp(axis_name, primals, tangents):
     # dp_j = p_j (dx_j − Σ_k p_k dx_k), log_z and top being functions of x. Where a class has more
     # than half of the probability, 1 − p of it must not come from a difference: r, its dx, may be
     # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
-    p, dx = probabilities(*primals), tangents[0]
-    r = jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True)
-    return p, p * ((dx - r) + jnp.sum(p * (r - dx), -1, keepdims=True))
+    p, dx = probabilities(*primals, axis_name), tangents[0]
+    r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
+    return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
@@ -167,10 +179,10 @@ def _probabilities_jvp(primals, tangents):
 # alone, whose own rule this is, so every higher order follows.
 
 
-@jax.custom_jvp
-def label_stats(logits, labels, where):
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def label_stats(logits, labels, where, axis_name=None):
     """(nll, log_z, top), each ``[...]``."""
-    return _label_stats_value(logits, labels, where)
+    return _label_stats_value(logits, labels, where, axis_name)
 
 
 def largest_class_stats(logits, where):
@@ -179,21 +191,31 @@ def largest_class_stats(logits, where):
     return largest, label_stats(logits, largest, where)
 
 
-@jax.jit
-def _label_stats_value(logits, labels, where):
+@partial(jax.jit, static_argnames="axis_name")
+def _label_stats_value(logits, labels, where, axis_name):
     x = logits.astype(_checks.accumulator(logits))
-    y = class_indices(live(where, labels), x.shape[-1])
-    label_logit = pick(logits, y).astype(x.dtype)
+    y, own = _label(live(where, labels), x, axis_name)
+    label_logit = pick(logits, own).astype(x.dtype)
     top = jnp.max(logits, -1).astype(x.dtype)
+    if axis_name is not None:
+        label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
+        top = lax.pmax(top, axis_name)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
     rows = scaled_exp_rows(top)
-    rest = sum_but(y, scaled_exp, rows, x) / scaled_exp(*rows, top)
+    rest = whole(sum_but(own, scaled_exp, rows, x), axis_name) / scaled_exp(*rows, top)
     log_z = jnp.log1p(rest + jnp.expm1(-gap))
     no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
     log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
     top = jnp.where(y < 0, jnp.nan, top)
     return live(where, gap + log_z), live(where, log_z), live(where, top)
+
+
+def _label(labels, x, axis_name):
+    """Labels over all classes, and over this device's; −1 where there is none."""
+    num_classes = x.shape[-1] if axis_name is None else x.shape[-1] * lax.axis_size(axis_name)
+    y = class_indices(labels, num_classes)
+    return y, local_indices(y, x.shape[-1], axis_name)
 
 
 def scaled_exp(scale, bottom, top, rounder, reference, one, x):
@@ -224,22 +246,23 @@ def scaled_exp_rows(top):
 
 
 @label_stats.defjvp
-def _label_stats_jvp(primals, tangents):
-    nll, log_z, top = label_stats(*primals)
-    d_nll, d_log_z = _label_stats_tangent(*primals, nll, log_z, top, tangents[0])
+def _label_stats_jvp(axis_name, primals, tangents):
+    nll, log_z, top = label_stats(*primals, axis_name)
+    d_nll, d_log_z = _label_stats_tangent(*primals, nll, log_z, top, tangents[0], axis_name)
     return (nll, log_z, top), (d_nll, d_log_z, jnp.zeros_like(top))
 
 
-@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-@jax.jit
-def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits):
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(7,))
+@partial(jax.jit, static_argnums=(7,))
+def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits, axis_name):
     x = live(where, logits).astype(_checks.accumulator(logits))
     dx = d_logits.astype(x.dtype)
-    is_label = is_class(class_indices(live(where, labels), x.shape[-1]), x)
-    p = probabilities(x, log_z, top)
+    is_label = is_class(_label(live(where, labels), x, axis_name)[1], x)
+    p = probabilities(x, log_z, top, axis_name)
     d_nll = jnp.where(is_label, -one_minus_exp(nll)[..., None], p) * dx
     d_log_z = jnp.where(is_label, jnp.exp(-nll)[..., None], p) * dx
-    return live(where, jnp.sum(d_nll, -1)), live(where, jnp.sum(d_log_z, -1))
+    d_nll, d_log_z = (whole(jnp.sum(d, -1), axis_name) for d in (d_nll, d_log_z))
+    return live(where, d_nll), live(where, d_log_z)
 
 
 # --- the mean logit -----------------------------------------------------------------------------
@@ -248,14 +271,14 @@ def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits):
 # Formed in halves and scaled before the sum: it overflows only where the mean itself does.
 
 
-@jax.custom_jvp
-def _mean_gap(logits, where, top):
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _mean_gap(logits, where, top, axis_name):
     """top − mean logit over the classes whose logit is not −inf, and their number; ``[...]``."""
-    return _mean_gap_value(logits, where, top)
+    return _mean_gap_value(logits, where, top, axis_name)
 
 
-@jax.jit
-def _mean_gap_value(logits, where, top):
+@partial(jax.jit, static_argnames="axis_name")
+def _mean_gap_value(logits, where, top, axis_name):
     x = logits.astype(_checks.accumulator(logits))
     low = float(jnp.finfo(x.dtype).min)
 
@@ -267,23 +290,25 @@ def _mean_gap_value(logits, where, top):
         return jnp.minimum(four, x - low) * ((top - x) * part)
 
     # the rows of two sums are different: XLA would write out what they share
-    n = class_sum(count, constants(top, 1 / 8, low / 4, 2), x) / 2
+    n = whole(class_sum(count, constants(top, 1 / 8, low / 4, 2), x) / 2, axis_name)
     rows = *constants(top, 1 / 4, low / 2, 4), 1 / n, jnp.minimum(top / 4, -low / 2)
-    gap = class_sum(share, rows, x)
+    gap = whole(class_sum(share, rows, x), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(n > 1, jnp.inf, 0), gap)
     return live(where, gap), live(where, n)
 
 
 @_mean_gap.defjvp
-def _mean_gap_jvp(primals, tangents):
+def _mean_gap_jvp(axis_name, primals, tangents):
     logits, where, _ = primals
-    gap, n = _mean_gap(*primals)
-    return (gap, n), (_mean_gap_tangent(logits, where, n, tangents[0]), jnp.zeros_like(n))
+    gap, n = _mean_gap(*primals, axis_name)
+    d_gap = _mean_gap_tangent(logits, where, n, tangents[0], axis_name)
+    return (gap, n), (d_gap, jnp.zeros_like(n))
 
 
-@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
-@jax.jit
-def _mean_gap_tangent(logits, where, n, d_logits):
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(4,))
+@partial(jax.jit, static_argnums=(4,))
+def _mean_gap_tangent(logits, where, n, d_logits, axis_name):
     possible = live(where, logits != -jnp.inf)
     dx = d_logits.astype(_checks.accumulator(logits))
-    return live(where, -jnp.sum(jnp.where(possible, dx, 0), -1) / jnp.maximum(n, 1))
+    total = whole(jnp.sum(jnp.where(possible, dx, 0), -1), axis_name)
+    return live(where, -total / jnp.maximum(n, 1))

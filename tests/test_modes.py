@@ -403,6 +403,83 @@ def test_sharded_batch_and_classes(name, axis_type, spec):
         assert "all-gather" not in program and "all-to-all" not in program
 
 
+def test_classes_split_over_devices_inside_shard_map():
+    """Value, gradient outside and inside, second order in two ways; −inf, a bad label, dead rows."""
+    local = np.random.default_rng(3)
+    x = (local.normal(size=(8, 12)) * 5).astype(np.float32)
+    x[4, 3], x[5, 2] = -np.inf, 40
+    y = local.integers(0, 12, 8).astype(np.int32)
+    y[3], y[5] = 50, 2
+    where = np.arange(8) % 4 != 1
+    where[5] = True
+    v = local.normal(size=x.shape).astype(np.float32)
+    table = jnp.arange(12.0) + 1
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    rows, parts = PartitionSpec("data"), PartitionSpec("data", "model")
+
+    def losses(x, y, where, axis_name=None):
+        s = jaxent.softmax_stats(x, y, where=where, axis_name=axis_name)
+        loss = jaxent.smoothed_nll(s, label_smoothing=0.1) + 1e-2 * jaxent.z_loss(s)
+        loss += jaxent.focal(s, gamma=2.0)
+        return loss * jaxent.class_weights(y, table, where=where)
+
+    split = jax.shard_map(
+        lambda *a: losses(*a, "model"), mesh=mesh, in_specs=(parts, rows, rows), out_specs=rows
+    )
+    inside = jax.shard_map(
+        jax.grad(lambda *a: losses(*a, "model").sum()),
+        mesh=mesh,
+        in_specs=(parts, rows, rows),
+        out_specs=parts,
+    )
+
+    def everything(losses):
+        def gradient(x):
+            return jax.grad(lambda x: losses(x, y, where).sum())(x)
+
+        backward = jax.grad(lambda x: (gradient(x) * v).sum())
+        return jax.jit(
+            lambda x: (
+                losses(x, y, where),
+                gradient(x),
+                jax.jvp(gradient, (x,), (v,))[1],
+                backward(x),
+            )
+        )
+
+    wanted = everything(losses)(x)
+    got = everything(split)(x)
+    assert np.isnan(got[0][3]) and np.isfinite(np.delete(got[0], 3)).all()
+    for a, b, rtol in zip(got, wanted, (3e-6, 1e-5, 2e-5, 2e-5), strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(inside)(x, y, where), wanted[1], rtol=1e-5, atol=1e-6)
+
+    step = jax.jit(jax.value_and_grad(lambda x: split(x, y, where).sum()))
+    program = step.lower(x).compile().as_text()
+    sent = re.findall(r"= (.*?) (all-reduce|all-gather|all-to-all|collective-permute)\(", program)
+    assert {kind for _, kind in sent} == {"all-reduce"}
+    assert set(re.findall(r"f32\[[\d,]*\]", " ".join(shape for shape, _ in sent))) <= {
+        "f32[4]",  # numbers a row, of this device's rows
+        "f32[]",
+    }
+
+
+def test_an_axis_name_that_does_not_split_the_classes():
+    x, y = jnp.zeros((4, 12)), jnp.zeros(4, jnp.int32)
+    with pytest.raises(ValueError, match="axis_name 'model' is not bound here"):
+        jaxent.softmax_stats(x, y, axis_name="model")
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    rows = PartitionSpec("data")
+    same = jax.shard_map(
+        lambda x, y: jaxent.softmax_stats(x, y, axis_name="model").nll,
+        mesh=mesh,
+        in_specs=(rows, rows),
+        out_specs=rows,
+    )
+    with pytest.raises(ValueError, match="logits must be split over axis_name 'model'"):
+        same(x, y)
+
+
 def test_counts_of_sharded_labels():
     labels = np.arange(16, dtype=np.int32) % 5
     for axis_type in (AxisType.Auto, AxisType.Explicit):
