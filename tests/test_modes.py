@@ -404,7 +404,7 @@ def test_sharded_batch_and_classes(name, axis_type, spec):
 
 
 def test_classes_split_over_devices_inside_shard_map():
-    """Value, gradient outside and inside, second order in two ways; −inf, a bad label, dead rows."""
+    """Value, gradients, second order in two ways; −inf, a bad label, dead rows."""
     local = np.random.default_rng(3)
     x = (local.normal(size=(8, 12)) * 5).astype(np.float32)
     x[4, 3], x[5, 2] = -np.inf, 40
@@ -412,7 +412,7 @@ def test_classes_split_over_devices_inside_shard_map():
     y[3], y[5] = 50, 2
     where = np.arange(8) % 4 != 1
     where[5] = True
-    v = local.normal(size=x.shape).astype(np.float32)
+    v = jnp.asarray(local.normal(size=x.shape).astype(np.float32))
     table = jnp.arange(12.0) + 1
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
     rows, parts = PartitionSpec("data"), PartitionSpec("data", "model")
