@@ -12,6 +12,8 @@ import importlib
 from jaxent import weights as weights
 from jaxent.cost import cost_weights as cost_weights
 from jaxent.cost import expected_cost as expected_cost
+from jaxent.linear import linear_cross_entropy as linear_cross_entropy
+from jaxent.linear import linear_stats as linear_stats
 from jaxent.losses import cross_entropy as cross_entropy
 from jaxent.losses import focal as focal
 from jaxent.losses import generalized_cross_entropy as generalized_cross_entropy
@@ -34,7 +36,8 @@ from jaxent.weights import class_weights as class_weights
 
 __version__ = "0.1.0"
 
-_LAZY = ("debug", "plot", "train")  # they import checkify, matplotlib and optax
+# They import checkify, matplotlib and optax, or are many files.
+_LAZY = ("compat", "debug", "plot", "probabilities", "sampled", "train")
 
 
 def __getattr__(name):
