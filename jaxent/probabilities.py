@@ -12,9 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxent import _checks
+from jaxent._classes import class_indices, is_class, largest_class, live
 from jaxent._numerics import log1p_exp_pair, sigmoid_pair, times
 from jaxent.losses import focal
-from jaxent.stats import LogitStats, class_indices, is_class, largest_class_stats, live
+from jaxent.stats import LogitStats, largest_class_stats
 
 _Mask = Bool[Array, "*batch"] | None
 
@@ -236,7 +237,7 @@ def _prob_nll_tangent(p, needed, dp):
 
 
 def _largest_prob(p):
-    is_largest = is_class(jnp.argmax(p, -1).astype(jnp.int32), p)
+    is_largest = is_class(largest_class(p), p)
     rest = jnp.sum(jnp.where(is_largest, 0, p), -1, keepdims=True)
     return is_largest, rest, jnp.sum(p, -1, keepdims=True)
 

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, reductions, sigmoid, soft
+from jaxent._classes import class_indices
 from jaxent._numerics import times
 from jaxent.compat._arrays import floats, smooth
 from jaxent.losses import cross_entropy
-from jaxent.stats import class_indices
 
 
 class Reduction:

@@ -1,0 +1,58 @@
+"""The cross-entropies of ``keras.losses``: functions, classes, and ``class_weight`` dicts.
+
+As there: labels come first; ``y_pred`` holds probabilities unless ``from_logits=True``, and rows of
+them are divided by their sum. Functions return one loss an example, in the dtype of ``y_pred``, of
+class indices in float32 or wider; classes reduce, and return ``dtype`` (None is float32).
+
+====================================================  ========================================
+``reduction="sum_over_batch_size"``, ``"mean"``       Σ w · loss / number of losses (of those
+                                                      that are not of ``ignore_class``)
+``"mean_with_sample_weight"``                         Σ w · loss / Σ w
+``"sum"``                                             Σ w · loss
+``"none"``, None                                      w · loss
+====================================================  ========================================
+
+A mean over nothing is 0. What differs, because it is wrong there:
+
+- Probabilities are not clipped to [1e-7, 1 − 1e-7], which ends every loss at 16.1 and its gradient
+  with it. Who wants the clip asks for it: ``epsilon=1e-7``.
+- ``axis`` is the class axis for label smoothing and for class indices too.
+- A class index out of range, or no whole number, is NaN in value and gradient (a loss of 0 there).
+- ``ignore_class`` compares integers: 2049 is not 2048, whatever the dtype of ``y_pred``. An example
+  of weight 0 may hold NaN without harm to the value.
+- The focal losses of logits go through no clipped probability.
+- Weights of fewer axes than the losses are those of the leading axes (of the trailing ones where
+  only these fit), and ``mean_with_sample_weight`` divides by the weights of all losses.
+- ``CategoricalGeneralizedCrossEntropy`` takes labels ``[batch, 1]`` (a loss of all pairs there).
+- ``label_smoothing`` outside [0, 1] raises.
+
+In ``model.compile`` the functions can be given as they are. There the classes would be called
+without the sample weights: hand them over with :func:`compiled_loss`.
+"""
+
+from jaxent.compat.keras.classes import BinaryCrossentropy as BinaryCrossentropy
+from jaxent.compat.keras.classes import BinaryFocalCrossentropy as BinaryFocalCrossentropy
+from jaxent.compat.keras.classes import CategoricalCrossentropy as CategoricalCrossentropy
+from jaxent.compat.keras.classes import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy
+from jaxent.compat.keras.classes import (
+    CategoricalGeneralizedCrossEntropy as CategoricalGeneralizedCrossEntropy,
+)
+from jaxent.compat.keras.classes import (
+    SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
+)
+from jaxent.compat.keras.classes import compiled_loss as compiled_loss
+from jaxent.compat.keras.functions import binary_crossentropy as binary_crossentropy
+from jaxent.compat.keras.functions import binary_focal_crossentropy as binary_focal_crossentropy
+from jaxent.compat.keras.functions import categorical_crossentropy as categorical_crossentropy
+from jaxent.compat.keras.functions import (
+    categorical_focal_crossentropy as categorical_focal_crossentropy,
+)
+from jaxent.compat.keras.functions import (
+    categorical_generalized_cross_entropy as categorical_generalized_cross_entropy,
+)
+from jaxent.compat.keras.functions import (
+    class_weight_to_sample_weights as class_weight_to_sample_weights,
+)
+from jaxent.compat.keras.functions import (
+    sparse_categorical_crossentropy as sparse_categorical_crossentropy,
+)

@@ -1,0 +1,350 @@
+"""The functions of ``keras.losses``: one loss an example, and the weights of ``fit``."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
+from jaxent.compat._arrays import axes_of, balance, classes_last, floats, smooth, stretch
+from jaxent.weights import class_weights
+
+
+def sparse_categorical_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    from_logits: bool = False,
+    ignore_class: int | None = None,
+    axis: int = -1,
+    *,
+    epsilon: float = 0.0,
+) -> jax.Array:
+    """``keras.losses.sparse_categorical_crossentropy``: class indices.
+
+    Args:
+      y_true: class indices, of the shape of ``y_pred`` without ``axis``, or with 1 in its place; of
+        any dtype, as Keras itself hands them over as floats.
+      y_pred: float, any rank.
+      from_logits: whether ``y_pred`` holds logits, and not probabilities.
+      ignore_class: examples of this class have loss 0 and no gradient.
+      axis: the class axis.
+      epsilon: clip probabilities to [epsilon, 1 − epsilon].
+
+    Returns:
+      losses, the shape of ``y_pred`` without ``axis``, float32 or wider.
+
+    Raises:
+      TypeError: ``y_pred`` not floating-point.
+      ValueError: shapes do not fit; ``axis`` out of bounds; ``epsilon`` for logits.
+
+    Example:
+      >>> p = jnp.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]])
+      >>> print(sparse_categorical_crossentropy(jnp.array([1, 2]), p))
+      [0.0513 2.3026]
+    """
+    loss, _ = sparse_losses(y_true, y_pred, from_logits, ignore_class, axis, epsilon)
+    return loss
+
+
+def sparse_losses(y_true, y_pred, from_logits, ignore_class, axis, epsilon):
+    """Losses and which examples are not ignored, or None."""
+    x, y = _pred(y_pred, from_logits, epsilon), _checks.array("y_true", y_true)
+    axis = _axis(axis, x)
+    if y.ndim == x.ndim and y.shape[axis] == 1:
+        y = jnp.squeeze(y, axis)
+    whole = y.astype(jnp.int32)
+    y = jnp.where(whole.astype(y.dtype) == y, whole, -(2**31)) if _checks.is_float(y) else whole
+    rows = classes_last(x, axis)
+    keep = None if ignore_class is None else y != ignore_class
+    if y.shape != rows.shape[:-1]:
+        like = "y_pred without the class axis"
+        raise _checks.shape_error("y_true", y, rows.shape[:-1], like)
+    if from_logits:
+        s = stats.softmax_stats(rows, y, where=keep)
+    elif epsilon:
+        s = probabilities.log_prob_stats(_clipped_log(rows, epsilon, keep), y, where=keep)
+    else:
+        s = probabilities.prob_stats(rows, y, where=keep)
+    return losses.nll(s), keep
+
+
+def categorical_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    from_logits: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+    *,
+    epsilon: float = 0.0,
+) -> jax.Array:
+    """``keras.losses.categorical_crossentropy``: dense labels, smoothed towards 1 / classes.
+
+    Args:
+      y_true: target distributions, real, the shape of ``y_pred``.
+      y_pred: float, any rank.
+      from_logits: whether ``y_pred`` holds logits, and not probabilities.
+      label_smoothing: in [0, 1].
+      axis: the class axis.
+      epsilon: clip probabilities to [epsilon, 1 − epsilon].
+
+    Returns:
+      losses, the shape of ``y_pred`` without ``axis``, in its dtype.
+
+    Raises:
+      TypeError: ``y_pred`` not floating-point.
+      ValueError: shapes differ; ``axis`` out of bounds; ``label_smoothing`` outside [0, 1].
+
+    Example:
+      >>> q, p = jnp.array([[0.0, 1.0, 0.0]]), jnp.array([[0.05, 0.95, 0.0]])
+      >>> print(categorical_crossentropy(q, p), categorical_crossentropy(q, p, epsilon=1e-7))
+      [0.0513] [0.0513]
+    """
+    x, rows, q = _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon)
+    if from_logits:
+        loss = soft.soft_cross_entropy(rows, q)
+    elif epsilon:
+        loss = probabilities.expected_loss(-_clipped_log(rows, epsilon), q)
+    else:
+        loss = probabilities.prob_cross_entropy(rows, q)
+    return loss.astype(x.dtype)
+
+
+def categorical_focal_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    alpha: ArrayLike | Sequence[float] = 0.25,
+    gamma: ArrayLike = 2.0,
+    from_logits: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+    *,
+    epsilon: float = 0.0,
+) -> jax.Array:
+    """``keras.losses.categorical_focal_crossentropy``: Σ q_c · alpha_c (1 − p_c)^gamma (−log p_c).
+
+    Args:
+      y_true: target distributions, real, the shape of ``y_pred``.
+      y_pred: float, any rank.
+      alpha: the weight of all classes, or of each.
+      gamma: the exponent, a scalar ≥ 0.
+      from_logits: whether ``y_pred`` holds logits, and not probabilities.
+      label_smoothing: in [0, 1].
+      axis: the class axis.
+      epsilon: clip probabilities to [epsilon, 1 − epsilon].
+
+    Returns:
+      losses, the shape of ``y_pred`` without ``axis``, in its dtype.
+
+    Raises:
+      TypeError, ValueError: as :func:`categorical_crossentropy`; ``gamma`` negative.
+
+    Example:
+      >>> q, p = jnp.array([[0.0, 1.0, 0.0]]), jnp.array([[0.05, 0.6, 0.35]])
+      >>> print(categorical_focal_crossentropy(q, p))  # 0.25 * 0.4 ** 2 * -log 0.6
+      [0.0204]
+    """
+    x, rows, q = _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon)
+    if from_logits:
+        s = probabilities.class_stats(rows)
+    elif epsilon:
+        nll = -_clipped_log(rows, epsilon)
+        s = stats.LogitStats(nll, jnp.zeros_like(nll), -nll)
+    else:
+        s = probabilities.prob_class_stats(rows, needed=(q != 0) | (rows != 0))
+    alpha = _checks.numbers("alpha", np.asarray(alpha) if isinstance(alpha, Sequence) else alpha)
+    q = q * stretch("alpha", alpha.astype(q.dtype), q.shape)
+    return probabilities.expected_loss(losses.focal(s, gamma=gamma), q).astype(x.dtype)
+
+
+def categorical_generalized_cross_entropy(
+    y_true: ArrayLike, y_pred: ArrayLike, q: ArrayLike
+) -> jax.Array:
+    """``keras.losses.categorical_generalized_cross_entropy``: (1 − p_y^q) / q.
+
+    Args:
+      y_true: class indices ``[...]``.
+      y_pred: probabilities ``[..., num_classes]``, float, taken as they are. One that is exactly 0
+        has no gradient (−inf or NaN there).
+      q: in [0, 1].
+
+    Returns:
+      losses ``[...]``, in the dtype of ``y_pred``.
+
+    Raises:
+      TypeError: ``y_pred`` not floating-point.
+      ValueError: shapes do not fit; ``q`` outside [0, 1].
+
+    Example:
+      >>> p = jnp.array([[0.25, 0.75]])
+      >>> print(categorical_generalized_cross_entropy(jnp.array([0]), p, 0.5))
+      [1.]
+    """
+    p = floats("y_pred", y_pred)
+    y = _checks.array("y_true", y_true).astype(jnp.int32)
+    wide = p.astype(_checks.accumulator(p))
+    log_p = jnp.log(jnp.maximum(wide, jnp.finfo(wide.dtype).tiny))
+    loss = losses.generalized_cross_entropy(probabilities.log_prob_stats(log_p, y), q=q)
+    return loss.astype(p.dtype)
+
+
+def binary_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    from_logits: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+    *,
+    epsilon: float = 0.0,
+) -> jax.Array:
+    """``keras.losses.binary_crossentropy``: independent classes, their mean over ``axis``.
+
+    Args:
+      y_true: in [0, 1], the shape of ``y_pred``.
+      y_pred: float, any rank.
+      from_logits: whether ``y_pred`` holds logits, and not probabilities.
+      label_smoothing: in [0, 1], towards 1/2.
+      axis: the axis of the mean.
+      epsilon: clip probabilities to [epsilon, 1 − epsilon].
+
+    Returns:
+      losses, the shape of ``y_pred`` without ``axis``, in its dtype.
+
+    Raises:
+      TypeError, ValueError: as :func:`categorical_crossentropy`.
+
+    Example:
+      >>> z, p = jnp.array([[0.0, 1.0], [0.0, 0.0]]), jnp.array([[0.6, 0.4], [0.4, 0.6]])
+      >>> print(binary_crossentropy(z, p))
+      [0.9163 0.7136]
+    """
+    x, z = _binary(y_true, y_pred, from_logits, label_smoothing, epsilon)
+    if from_logits:
+        loss = sigmoid.sigmoid_cross_entropy(x, z)
+    else:
+        loss = probabilities.binary_prob_cross_entropy(x, z)
+    return jnp.mean(loss, axes_of(axis, loss.ndim)).astype(jnp.result_type(y_pred))
+
+
+def binary_focal_crossentropy(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    apply_class_balancing: bool = False,
+    alpha: ArrayLike = 0.25,
+    gamma: ArrayLike = 2.0,
+    from_logits: bool = False,
+    label_smoothing: ArrayLike = 0.0,
+    axis: int = -1,
+    *,
+    epsilon: float = 0.0,
+) -> jax.Array:
+    """``keras.losses.binary_focal_crossentropy``: independent classes, their mean over ``axis``.
+
+    Args:
+      y_true: in [0, 1], the shape of ``y_pred``.
+      y_pred: float, any rank.
+      apply_class_balancing: whether ``alpha`` weighs label 1, and 1 − alpha label 0.
+      alpha: see there.
+      gamma: the exponent, a scalar ≥ 0.
+      from_logits: whether ``y_pred`` holds logits, and not probabilities.
+      label_smoothing: in [0, 1], towards 1/2.
+      axis: the axis of the mean.
+      epsilon: clip probabilities to [epsilon, 1 − epsilon].
+
+    Returns:
+      losses, the shape of ``y_pred`` without ``axis``, in its dtype.
+
+    Raises:
+      TypeError, ValueError: as :func:`categorical_crossentropy`; ``gamma`` negative.
+
+    Example:
+      >>> z, p = jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])
+      >>> print(binary_focal_crossentropy(z, p))  # 0.5 ** 2 * log 2
+      [0.1733]
+    """
+    x, z = _binary(y_true, y_pred, from_logits, label_smoothing, epsilon)
+    focal = probabilities.sigmoid_focal if from_logits else probabilities.binary_prob_focal
+    loss = focal(x, z, gamma=gamma)
+    if apply_class_balancing:
+        loss = balance(z.astype(loss.dtype), alpha) * loss
+    return jnp.mean(loss, axes_of(axis, loss.ndim)).astype(jnp.result_type(y_pred))
+
+
+def class_weight_to_sample_weights(
+    y: ArrayLike, class_weight: Mapping[int, float], axis: int | None = None
+) -> jax.Array:
+    """What ``fit(class_weight=)`` makes of a dict: one weight an example, for labels of any rank.
+
+    Args:
+      y: class indices, any shape and dtype; or dense labels, with ``axis``.
+      class_weight: class to weight; a class that is not in it weighs 1.
+      axis: the class axis of dense labels, whose largest entry is the class.
+
+    Returns:
+      weights, float32, the shape of ``y``, without ``axis``.
+
+    Raises:
+      ValueError: a class that is negative; ``axis`` out of bounds.
+
+    Example:
+      >>> print(class_weight_to_sample_weights(jnp.array([[0, 1], [2, 1]]), {1: 3.0}))
+      [[1. 3.]
+       [1. 3.]]
+    """
+    if any(c < 0 for c in class_weight):
+        raise ValueError(f"class_weight must have classes from 0; got {min(class_weight)}.")
+    y = _checks.array("y", y)
+    y = y if axis is None else jnp.argmax(y, axes_of(axis, y.ndim)[0])
+    y = y.astype(jnp.int32)
+    other = max(class_weight, default=-1) + 1
+    table = [class_weight.get(c, 1.0) for c in range(other)] + [1.0]
+    inside = (y >= 0) & (y < other)
+    return class_weights(jnp.where(inside, y, other), jnp.asarray(table, jnp.float32))
+
+
+# --- arguments ----------------------------------------------------------------------------------
+
+
+def _pred(y_pred, from_logits, epsilon):
+    if from_logits and epsilon:
+        raise ValueError("epsilon clips probabilities; logits need none.")
+    return floats("y_pred", y_pred)
+
+
+def _axis(axis, x):
+    if isinstance(axis, bool):
+        raise ValueError(f"axis must be an integer; got {axis}.")
+    (axis,) = axes_of(axis, x.ndim)
+    return axis
+
+
+def _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon):
+    """Predictions, and rows ``[..., C]`` of them and of the smoothed targets."""
+    x = _pred(y_pred, from_logits, epsilon)
+    axis = _axis(axis, x)
+    q = _checks.elements("y_true", y_true, "y_pred", x.shape)
+    if x.shape[axis] == 1:
+        warnings.warn(
+            f"y_pred must have more than one class on axis {axis}; got {_checks.describe(x)}, "
+            "whose loss is 0. For two classes use binary_crossentropy.",
+            SyntaxWarning,
+            stacklevel=3,
+        )
+    q = smooth(q.astype(_checks.accumulator(x)), label_smoothing, 1 / max(x.shape[axis], 1))
+    return x, classes_last(x, axis), classes_last(q, axis)
+
+
+def _binary(y_true, y_pred, from_logits, label_smoothing, epsilon):
+    x = _pred(y_pred, from_logits, epsilon)
+    x = x.astype(_checks.accumulator(x))
+    z = _checks.elements("y_true", y_true, "y_pred", x.shape).astype(x.dtype)
+    return jnp.clip(x, epsilon, 1 - epsilon) if epsilon else x, smooth(z, label_smoothing, 0.5)
+
+
+def _clipped_log(p, epsilon, where=None):
+    """Log of rows divided by their sums and clipped; of ones where an example is left out."""
+    p = p.astype(_checks.accumulator(p))
+    p = p if where is None else jnp.where(where[..., None], p, 1)
+    return jnp.log(jnp.clip(p / jnp.sum(p, -1, keepdims=True), epsilon, 1 - epsilon))
