@@ -172,6 +172,16 @@ def test_reductions(reduction):
         check_class(SPARSE, y, x, weights=2.0, **options)
 
 
+def test_a_batch_of_nothing():
+    """Functions agree; a class returns its empty losses there whatever its reduction, here 0."""
+    nothing, y = np.zeros((0, 5)), np.zeros(0, int)
+    check("sparse_categorical_crossentropy", y, nothing, from_logits=True)
+    check("categorical_crossentropy", nothing, nothing, from_logits=True)
+    for reduction in ("sum_over_batch_size", "sum", "mean_with_sample_weight"):
+        loss = dialect.SparseCategoricalCrossentropy(True, reduction=reduction)
+        assert loss(y, jnp.asarray(nothing, jnp.float32)) == 0
+
+
 def test_binary_labels_without_their_axis():
     y, x = np.array([0, 1, 1]), draw(1, 3, 1)
     check_class("BinaryCrossentropy", y, x, compiled=True, from_logits=True)

@@ -105,6 +105,16 @@ def test_dtypes(dtype):
         check("losses", "sigmoid_cross_entropy", {"logits": x}, dtype, multi_class_labels=q)
 
 
+def test_a_batch_of_nothing():
+    nothing, y = np.zeros((0, 5)), np.zeros(0, int)
+    check("nn", "softmax_cross_entropy_with_logits", {"labels": nothing, "logits": nothing})
+    check("nn", "sparse_softmax_cross_entropy_with_logits", {"logits": nothing}, labels=y)
+    check("nn", "sigmoid_cross_entropy_with_logits", {"labels": nothing, "logits": nothing})
+    for reduction in REDUCTIONS:
+        options = {"labels": y, "reduction": reduction}
+        check("losses", "sparse_softmax_cross_entropy", {"logits": nothing}, **options)
+
+
 # --- tf.losses ----------------------------------------------------------------------------------
 
 WEIGHTS = [2.0, 0.0, np.array([2.0, 0.0, 0.5, 1.0, 0.0, 3.0]), np.array([-1.5])]
