@@ -391,5 +391,7 @@ def _indices(x, target, shape, ignore_index):
     keep = y != jnp.asarray(ignore_index, y.dtype) if known else jnp.ones(y.shape, bool)
     fault = _checks.label_fault(y, x.shape[-1], keep)
     if fault:
-        raise IndexError(fault.replace("labels", "target"))
+        raise IndexError(
+            fault.replace("where=labels != ", "ignore_index=").replace("labels", "target")
+        )
     return y, keep
