@@ -52,6 +52,7 @@ def jax_losses():
     yield "full logits, optax", full_logits
     yield "linear_cross_entropy", objective
     yield "linear_cross_entropy, 64 rows", partial(objective, chunk_size=64)
+    yield "linear_cross_entropy, 1024 rows", partial(objective, chunk_size=1024)
     yield "linear_cross_entropy, smoothed + z", partial(objective, loss=smoothed)
     yield "linear_stats", statistics
     if importlib.util.find_spec("tokamax"):

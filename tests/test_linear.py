@@ -2,7 +2,6 @@
 every order and operand, bad rows; and what it may cost in memory, matmuls and messages.
 """
 
-import inspect
 import math
 import re
 from collections import Counter
@@ -711,14 +710,9 @@ def test_sharded_over_a_mesh(kind):
         assert set(sizes) <= {(), (n,), (n, 1), (n, d), (d, v), (v, d), (v,)}
 
 
-HAS_AXIS_NAME = "axis_name" in inspect.signature(jaxent.softmax_stats).parameters
-
-
 @pytest.mark.parametrize("axis_name", [None, "model"])
 def test_inside_shard_map(axis_name):
     """The head whole on every device, or split; either way its gradient is added up once."""
-    if axis_name and not HAS_AXIS_NAME:
-        pytest.skip("softmax_stats has no axis_name")
     p, labels, where = sharded_problem()
     want = jax.jit(jax.value_and_grad(sharded_mean))(p, labels, where)
     mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)

@@ -18,9 +18,10 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _checks
+from jaxent._classes import largest_class, live
 from jaxent.linear.inputs import axes, spread, varying
 from jaxent.reductions import weighted_sum
-from jaxent.stats import live, softmax_stats
+from jaxent.stats import softmax_stats
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 _remat = partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
@@ -134,23 +135,19 @@ def _add_bias(logits, bias):
 def _logit_stats(form: Form, logits, bias, constants, rows: Rows):
     """Statistics of one chunk, and the largest class of each row where it is asked for."""
     logits = form.logit_fn(constants, _add_bias(logits, bias))
-    split = {} if form.axis_name is None else {"axis_name": form.axis_name}
-    stats = softmax_stats(logits, rows.labels, where=rows.where, **split)
+    stats = softmax_stats(logits, rows.labels, where=rows.where, axis_name=form.axis_name)
     return stats, _largest(form, logits, rows.where) if form.predictions else None
 
 
 def _largest(form: Form, logits, where):
     """The first of the largest classes."""
     logits = lax.stop_gradient(logits)
-    top, first, last = jnp.max(logits, -1), 0, logits.shape[-1] - 1
+    largest, num_classes = largest_class(logits), logits.shape[-1]
     if form.axis_name is not None:
-        top = lax.pmax(top, form.axis_name)
-        first = lax.axis_index(form.axis_name) * logits.shape[-1]
-        last = lax.axis_size(form.axis_name) * logits.shape[-1] - 1
-    place = lax.broadcasted_iota(jnp.int32, logits.shape, 1) + first
-    largest = jnp.min(jnp.where(logits == top[:, None], place, last), -1)
-    if form.axis_name is not None:
-        largest = lax.pmin(largest, form.axis_name)
+        top, axis = jnp.max(logits, -1), form.axis_name
+        largest += lax.axis_index(axis) * num_classes
+        last = lax.axis_size(axis) * num_classes - 1
+        largest = lax.pmin(jnp.where(top == lax.pmax(top, axis), largest, last), axis)
     return live(where, largest)
 
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
+from jaxent._classes import class_indices, live
 from jaxent.linear import chunked, inputs
 from jaxent.losses import nll
 from jaxent.reductions import WeightedSum, Weights, weighted_sum
-from jaxent.stats import LogitStats, class_indices, live
+from jaxent.stats import LogitStats
 
 
 def linear_stats(
@@ -180,7 +181,7 @@ class _Call:
         logits = jax.ShapeDtypeStruct((*batch, num_classes), dtype)
         labels = _checks.labels(logits, labels)  # ty: ignore[invalid-argument-type]
         where = _checks.where(where, batch, "labels")
-        num_classes *= inputs.class_shards(head, axis_name)
+        num_classes *= _checks.class_shards("head", head, axis_name)
         weights, self.weight, where = _weights(weights, labels, where, num_classes, dtype)
 
         own_classes = head.shape[classes_axis]

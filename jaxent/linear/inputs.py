@@ -3,6 +3,8 @@
 import math
 import operator
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -81,14 +83,13 @@ def spread(tree, over: frozenset):
 
     def cast(x):
         axes = tuple(over - varying(x))
-        if not axes:
-            return x
-        return jax.lax.pcast(x, axes, to="varying") if _HAS_PCAST else jax.lax.pvary(x, axes)
+        return _as_varying(x, axes) if axes else x
 
     return jax.tree.map(cast, tree)
 
 
-_HAS_PCAST = hasattr(jax.lax, "pcast")  # since JAX 0.9
+# JAX 0.8 has the first, later ones the second.
+_as_varying: Any = getattr(jax.lax, "pvary", None) or partial(jax.lax.pcast, to="varying")
 
 
 def axes(axis_name) -> frozenset:
@@ -96,26 +97,6 @@ def axes(axis_name) -> frozenset:
     if axis_name is None:
         return frozenset()
     return frozenset(axis_name if isinstance(axis_name, tuple) else (axis_name,))
-
-
-def class_shards(head: jax.Array, axis_name) -> int:
-    """Over how many devices of a ``shard_map`` the classes are split."""
-    if axis_name is None:
-        return 1
-    try:
-        size = jax.lax.axis_size(axis_name)
-    except NameError:
-        raise ValueError(
-            f"axis_name {axis_name!r} is not bound here. It is for calls inside jax.shard_map over "
-            "a mesh with an axis of that name; under jit leave it out."
-        ) from None
-    if not axes(axis_name) <= varying(head):
-        raise ValueError(
-            f"head must be split over axis_name {axis_name!r}; got {_describe(head)}, the same on "
-            "all its devices. Give head a spec that splits its classes, and leave shard_map's "
-            "check_vma on: the derivative needs it."
-        )
-    return size
 
 
 def result(name: str, avals: list, wanted: tuple[int, ...], meaning: str) -> None:

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxent import _checks
+from jaxent._classes import live
 from jaxent.losses import nll
 from jaxent.reductions import WeightedSum, weighted_sum
-from jaxent.stats import live, softmax_stats
+from jaxent.stats import softmax_stats
 
 
 def linear_logits(hidden, head, *, bias=None, logit_fn=None, classes_axis=-1):
