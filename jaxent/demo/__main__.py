@@ -13,12 +13,15 @@ from pathlib import Path
 say = partial(print, flush=True)
 
 DESCRIPTION = """\
-Trains a small network on imbalanced real data with no weights, each class-weight recipe, logit
-adjustment and focal loss; prints recall, balanced accuracy and calibration, and draws pictures."""
+--task digits trains a small network on imbalanced real data with no weights, each class-weight
+recipe, logit adjustment and focal loss; prints recall, balanced accuracy and calibration, and
+draws pictures. --task language-model trains a small model of the text of Python's manual with a
+full, a linear and a sampled softmax; prints loss, speed and memory, and draws the loss."""
 
 EPILOG = """\
-exit status: 0 if balanced class weights beat no weights in mean balanced accuracy, 1 if not,
-2 for a wrong option. Progress goes to stderr, results to stdout."""
+exit status: 0 if balanced class weights beat no weights in mean balanced accuracy (digits), or if
+the heads agree as theory says (language-model); 1 if not, 2 for a wrong option. Progress goes to
+stderr, results to stdout."""
 
 LEGEND = """\
 Per cent, means over the seeds; each seed draws its own split and its own initial network.
@@ -57,14 +60,23 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "--data",
-        choices=("digits", "shuttle", "yeast"),
+        "--task",
+        choices=("digits", "language-model"),
         default="digits",
-        help="digits ships with jaxent; shuttle (2 classes, 7 %% anomalies) and yeast (14 labels, "
-        'several an example) need pip install "jaxent[datasets]"; default: digits',
+        help="class weights on imbalanced data, or heads for a large vocabulary; default: digits",
     )
     p.add_argument(
-        "--seeds", type=positive_integer, default=3, metavar="N", help="fits per recipe; default: 3"
+        "--data",
+        choices=("digits", "shuttle", "yeast"),
+        help="of --task digits: digits ships with jaxent; shuttle (2 classes, 7 %% anomalies) and "
+        'yeast (14 labels, several an example) need pip install "jaxent[datasets]"; '
+        "default: digits",
+    )
+    p.add_argument(
+        "--seeds",
+        type=positive_integer,
+        metavar="N",
+        help="fits per recipe or head; default: 3, of language-model 1",
     )
     p.add_argument(
         "--steps",
@@ -89,6 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     start = time.perf_counter()
     cli = parser()
     options = cli.parse_args(argv)
+    if options.data and options.task != "digits":
+        cli.error("argument --data: it belongs to --task digits")
     draws = not options.no_pictures and importlib.util.find_spec("matplotlib") is not None
 
     say(", ".join(version(name) for name in ("jaxent", "jax", "optax")), end=", ")
@@ -97,34 +111,83 @@ def main(argv: list[str] | None = None) -> int:
 
     say(f"device: {', '.join(str(device) for device in jax.devices())}")
 
-    from jaxent.demo import experiment, report
-    from jaxent.demo.data import DATASETS
-
+    prepare, seeds = (digits, 3) if options.task == "digits" else (language_model, 1)
+    options.seeds = options.seeds or seeds
     try:
-        dataset = DATASETS[options.data]()
+        train, draw, judge = prepare(options)
     except ImportError as error:
-        cli.error(f"argument --data: {error}")
+        cli.error(str(error))
     if draws:  # now, rather than fail after the training
         try:
             options.out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             cli.error(f"argument --out: {error.strerror}: {str(options.out)!r}")
-    say(f"data: {dataset.about}\n")
-
-    with report.progress(
-        experiment.num_steps(dataset, options.seeds, options.steps)
-    ) as on_progress:
-        results = experiment.run(dataset, options.seeds, options.steps, *on_progress)
-    say(report.table(results.scores, dataset.class_names, results.counts))
-    say(f"\n{MULTI_LABEL_LEGEND if dataset.multi_label else LEGEND}\n")
-
+    results = train()
     if draws:
-        for path in report.pictures(options.out, dataset, results):
+        for path in draw(results):
             say(f"wrote {path}")
     elif not options.no_pictures:
         say('no pictures without matplotlib: pip install "jaxent[demo]"')
     say(f"{time.perf_counter() - start:.0f} s\n")
-    return verdict(results.scores)
+    return judge(results)
+
+
+# --- the tasks: what trains and prints, what draws, what says how it went -------------------------
+
+
+def digits(options):
+    from jaxent.demo import experiment, report
+    from jaxent.demo.data import DATASETS
+
+    try:
+        dataset = DATASETS[options.data or "digits"]()
+    except ImportError as error:
+        raise ImportError(f"argument --data: {error}") from None
+    num_steps = experiment.num_steps(dataset, options.seeds, options.steps)
+
+    def train():
+        say(f"data: {dataset.about}\n")
+        with report.progress(num_steps) as on_progress:
+            results = experiment.run(dataset, options.seeds, options.steps, *on_progress)
+        say(report.table(results.scores, dataset.class_names, results.counts))
+        say(f"\n{MULTI_LABEL_LEGEND if dataset.multi_label else LEGEND}\n")
+        return results
+
+    def draw(results):
+        return report.pictures(options.out, dataset, results)
+
+    return train, draw, lambda results: verdict(results.scores)
+
+
+def language_model(options):
+    from jaxent.demo import language_model as task
+    from jaxent.demo import report, topics
+
+    text = topics.text(topics.manual())
+
+    def train():
+        say(f"data: {topics.about(text)}\n")
+        with report.progress(task.num_steps(options.seeds, options.steps)) as on_progress:
+            fits = task.run(text, options.seeds, options.steps, *on_progress)
+        say(f"{task.table(fits)}\n\n{task.LEGEND}\n")
+        return fits
+
+    def draw(fits):
+        return [task.picture(options.out, fits, text.unigram_loss)]
+
+    def judge(fits):
+        faults = task.faults(fits, text.unigram_loss)
+        if not faults:
+            say(task.agreement(fits))
+            return 0
+        print(
+            f"The heads do not agree as they should: {'; '.join(faults)}. Hence exit status 1. "
+            "Few steps can do this; with the default --steps it would be a fault.",
+            file=sys.stderr,
+        )
+        return 1
+
+    return train, draw, judge
 
 
 def version(package: str) -> str:
