@@ -211,12 +211,11 @@ def held_out_loss(params: Params, text: Text) -> float:
 
 def fit(head: Head, text: Text, seed: int, steps: int, advance: Callable[[], None]) -> Fit:
     """Trains a new model. A seed has its initial model and its batches, whatever the head."""
-    rng = np.random.default_rng(seed)
-    windows, keys = jnp.asarray(text.train), jax.random.key(seed)
+    rows = np.random.default_rng(seed).integers(len(text.train), size=(steps, BATCH_SIZE))
+    windows, keys = jnp.asarray(text.train), jax.random.split(jax.random.key(seed), steps)
 
     def batch(step):
-        rows = rng.integers(len(text.train), size=BATCH_SIZE)
-        return {"words": windows[rows], "key": jax.random.fold_in(keys, step)}
+        return {"words": windows[rows[step]], "key": keys[step]}
 
     params = init(jax.random.key(seed), text.num_classes)
     state = head.init(params)
