@@ -65,7 +65,7 @@ def beside(row: jax.Array, x: jax.Array) -> jax.Array:
 
 def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
     """x, exactly 0 where an example is inert; ``where`` has the leading axes of x."""
-    return x if where is None else jnp.where(beside(where, x), x, jnp.zeros_like(x))
+    return x if where is None else jnp.where(beside(where, x), x, jnp.zeros((), x.dtype))
 
 
 # Sums over classes, and over all but one. XLA:CPU's fast sums take arithmetic and nothing else. A

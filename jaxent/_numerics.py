@@ -1,5 +1,7 @@
 """Scalar functions that XLA's own versions, or their derivatives, get wrong where it matters."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,14 @@ def _one_minus_exp_jvp(primals, tangents):
     # d(1 − e^(−u)) = e^(−u) du. JAX differentiates expm1 as expm1 + 1, which is 0 beyond u = 17.
     (u,), (du,) = primals, tangents
     return one_minus_exp(u), jnp.exp(-u) * du
+
+
+def polynomial(coefficients: Sequence[float], x: jax.Array) -> jax.Array:
+    """Σ c_k x^k, highest power first; unrolled, as an explicit mesh stops jnp.polyval's loop."""
+    value = jnp.zeros_like(x)
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
 
 
 def times(weight: jax.Array, value: jax.Array) -> jax.Array:

@@ -117,21 +117,21 @@ def _cost_matrix(value, num_classes):
 
 @jax.custom_jvp
 def _expected_cost(logits, labels, costs, where):
-    _, (_, log_z, top) = largest_class_stats(logits, where)
-    return _expected_cost_value(logits, labels, costs, where, log_z, top)
+    _, row = largest_class_stats(logits, where)
+    return _expected_cost_value(logits, labels, costs, where, row)
 
 
 @partial(_expected_cost.defjvp, symbolic_zeros=True)
 def _expected_cost_jvp(primals, tangents):
     logits, labels, costs, where = primals
     d_logits, _, d_costs, _ = tangents
-    largest, (_, log_z, top) = largest_class_stats(logits, where)
-    cost = _expected_cost_value(logits, labels, costs, where, log_z, top)
+    largest, row = largest_class_stats(logits, where)
+    cost = _expected_cost_value(logits, labels, costs, where, row)
     d_cost = jnp.zeros_like(cost)
     if not isinstance(d_logits, _SymbolicZero):
-        d_cost += _logits_tangent(logits, labels, costs, where, largest, log_z, top, d_logits)
+        d_cost += _logits_tangent(logits, labels, costs, where, largest, row, d_logits)
     if not isinstance(d_costs, _SymbolicZero):
-        d_cost += _costs_tangent(logits, labels, d_costs, where, log_z, top)
+        d_cost += _costs_tangent(logits, labels, d_costs, where, row)
     return cost, d_cost
 
 
@@ -141,9 +141,9 @@ def _label_costs(labels, costs, where, dtype):
     return lookup(costs, y).astype(dtype)
 
 
-def _softmax(logits, where, log_z, top):
+def _softmax(logits, where, row):
     x = live(where, logits.astype(_checks.accumulator(logits)))
-    return probabilities(x, log_z, top)
+    return probabilities(x, row.inverse_z, row.top)
 
 
 def _cost_share(*rows_and_classes):
@@ -152,24 +152,24 @@ def _cost_share(*rows_and_classes):
 
 
 @jax.jit
-def _expected_cost_value(logits, labels, costs, where, log_z, top):
-    x, rows = logits.astype(log_z.dtype), scaled_exp_rows(top)
+def _expected_cost_value(logits, labels, costs, where, row):
+    x, rows = logits.astype(row.top.dtype), scaled_exp_rows(row.top)
     m = _label_costs(labels, costs, where, x.dtype)
     cost = class_sum(_cost_share, rows, x, m) / class_sum(scaled_exp, rows, x)
-    return live(where, jnp.where(jnp.isnan(log_z), jnp.nan, cost))
+    return live(where, jnp.where(jnp.isnan(row.log_z), jnp.nan, cost))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
-def _costs_tangent(logits, labels, d_costs, where, log_z, top):
-    p = _softmax(logits, where, log_z, top)
+def _costs_tangent(logits, labels, d_costs, where, row):
+    p = _softmax(logits, where, row)
     return live(where, jnp.sum(p * _label_costs(labels, d_costs, where, p.dtype), -1))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
-def _logits_tangent(logits, labels, costs, where, largest, log_z, top, d_logits):
-    p = _softmax(logits, where, log_z, top)
+def _logits_tangent(logits, labels, costs, where, largest, row, d_logits):
+    p = _softmax(logits, where, row)
     m, dx = _label_costs(labels, costs, where, p.dtype), d_logits.astype(p.dtype)
     is_largest = is_class(largest, p)
     m_less_largest = m - jnp.sum(jnp.where(is_largest, m, 0), -1, keepdims=True)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
-from jaxent._numerics import one_minus_exp, times
+from jaxent._numerics import one_minus_exp, polynomial, times
 from jaxent.stats import LogitStats, softmax_stats
 
 
@@ -212,7 +212,7 @@ def _bernoulli_jvp(primals, tangents):
     # r' = r (1 − r − u) / u; near 0, where that cancels, r = Σ B_k u^k / k! term by term.
     (u,), (du,) = primals, tangents
     r = _bernoulli(u)
-    series = jnp.polyval(jnp.array(_BERNOULLI_SLOPE, u.dtype), jnp.minimum(u, 0.5))
+    series = polynomial(_BERNOULLI_SLOPE, jnp.minimum(u, 0.5))
     large = jnp.clip(u, 0.5, 1e3)
     slope = jnp.where(u < 0.5, series, _bernoulli(large) * (1 - _bernoulli(large) - large) / large)
     return r, slope * du
@@ -267,7 +267,7 @@ def poly1(s: LogitStats, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
 def _poly1(u, epsilon):
     small = jnp.minimum(u, 0.5)
     coefficients = [(-1) ** k / math.factorial(k + 2) for k in range(8, -1, -1)]
-    series = jnp.square(small) * jnp.polyval(jnp.array(coefficients, u.dtype), small)
+    series = jnp.square(small) * polynomial(coefficients, small)
     q = one_minus_exp(u)
     excess = jnp.where(u < 0.5, series, u - q)
     return jnp.where(epsilon < -0.5, times(1 + epsilon, u) - epsilon * excess, u + epsilon * q)
@@ -328,7 +328,7 @@ def _generalized_jvp(primals, tangents):
     small = t < 0.5
     coefficients = [(k + 1) / math.factorial(k + 2) for k in range(13, -1, -1)]
     u_small = jnp.where(small, u, 0)
-    series = jnp.square(u_small) * jnp.polyval(jnp.array(coefficients, t.dtype), -q * u_small)
+    series = jnp.square(u_small) * polynomial(coefficients, -q * u_small)
     large = jnp.where(small, 1, jnp.minimum(t, 1e3))
     closed = (1 - (1 + large) * jnp.exp(-large)) / jnp.square(jnp.where(small, 1, q))
     return _generalized(u, q), jnp.exp(-t) * du - jnp.where(small, series, closed) * dq

@@ -45,7 +45,8 @@ def class_stats(logits: Float[Array, "*batch classes"], *, where: _Mask = None) 
     """
     logits = _checks.logits(logits)
     where = _checks.where(where, logits.shape[:-1], "logits without the class axis")
-    largest, (nll, log_z, top) = largest_class_stats(logits, where)
+    largest, row = largest_class_stats(logits, where)
+    nll, log_z, top = row.nll, row.log_z, row.top
     x = live(where, logits).astype(nll.dtype)
     infinite = jnp.isinf(x) & (x == top[..., None])
     gap = jnp.where(infinite, 0, top[..., None] - jnp.where(infinite, 0, x))

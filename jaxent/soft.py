@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
 from jaxent._classes import class_sum, clipped, constants, is_class, live, sum_but
-from jaxent._numerics import one_minus_exp, times
+from jaxent._numerics import times
 from jaxent.stats import largest_class_stats, probabilities
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -102,27 +102,27 @@ def kl_divergence(
 #
 # Derivative. ∂/∂x_j = Q p_j − q_j with Q = Σ q. At a, where p_a may be all but 1, it is written
 #     Σ_{k≠a} q_k p_a − q_a (1 − p_a)
-# with 1 − p_a from log_z, without cancellation; elsewhere p_j ≤ 1/2.
+# with 1 − p_a from the statistics of a, without cancellation; elsewhere p_j ≤ 1/2.
 # ∂/∂q_j = −log p_j, taken as 0 where q_j = 0 on a class that is ruled out (loss and limit are 0).
 
 
 @jax.custom_jvp
 def _soft(logits, targets, where):
-    _, (_, log_z, top) = largest_class_stats(logits, where)
-    return _soft_value(logits, targets, where, log_z, top)
+    _, row = largest_class_stats(logits, where)
+    return _soft_value(logits, targets, where, row.log_z, row.top)
 
 
 @partial(_soft.defjvp, symbolic_zeros=True)
 def _soft_jvp(primals, tangents):
     logits, targets, where = primals
     d_logits, d_targets, _ = tangents
-    largest, (nll, log_z, top) = largest_class_stats(logits, where)
-    losses = _soft_value(logits, targets, where, log_z, top)
+    largest, row = largest_class_stats(logits, where)
+    losses = _soft_value(logits, targets, where, row.log_z, row.top)
     d_losses = jnp.zeros_like(losses)
     if not isinstance(d_logits, _SymbolicZero):
-        d_losses += _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits)
+        d_losses += _soft_tangent(logits, targets, where, largest, row, d_logits)
     if not isinstance(d_targets, _SymbolicZero):
-        d_losses += _soft_target_tangent(logits, targets, where, log_z, top, d_targets)
+        d_losses += _soft_target_tangent(logits, targets, where, row.log_z, row.top, d_targets)
     return losses, d_losses
 
 
@@ -161,14 +161,13 @@ def _itself(q):
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
-def _soft_tangent(logits, targets, where, largest, nll, log_z, top, d_logits):
+def _soft_tangent(logits, targets, where, largest, row, d_logits):
     x, q = _rows(logits, targets, where)
     is_largest = is_class(largest, x)
-    p = probabilities(x, log_z, top)
-    p_largest, targets = jnp.exp(-nll), targets.astype(x.dtype)
+    p, targets = probabilities(x, row.inverse_z, row.top), targets.astype(x.dtype)
     q_sum = live(where, class_sum(_itself, (), targets))[..., None]
-    rest = sum_but(largest, jnp.multiply, (p_largest,), targets)
-    at_largest = live(where, rest)[..., None] - times(q, one_minus_exp(nll)[..., None])
+    rest = sum_but(largest, jnp.multiply, (jnp.exp(-row.nll),), targets)
+    at_largest = live(where, rest)[..., None] - times(q, row.other_prob[..., None])
     slope = jnp.where(is_largest, at_largest, times(q_sum, p) - q)
     return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))
 

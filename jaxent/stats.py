@@ -8,6 +8,7 @@ only dense code of integer labels that touches a class axis.
 import dataclasses
 from collections.abc import Hashable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,32 +129,43 @@ def softmax_stats(
     labels = _checks.labels(logits, labels)
     where = _checks.where(where, labels.shape, "labels")
     _checks.class_shards("logits", logits, axis_name)
-    nll, log_z, top = label_stats(logits, labels, where, axis_name)
-    gap, _ = _mean_gap(logits, where, top, axis_name)
+    row = label_stats(logits, labels, where, axis_name)
+    gap, _ = _mean_gap(logits, where, row.top, axis_name)
     return LogitStats(
-        nll=nll, log_normalizer=top + log_z, mean_logit=top - gap, mean_nll=log_z + gap
+        nll=row.nll,
+        log_normalizer=row.top + row.log_z,
+        mean_logit=row.top - gap,
+        mean_nll=row.log_z + gap,
     )
 
 
 def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
-    """x − top along the class axis, never NaN for ±inf: 0 where both are +inf, their limit."""
-    big, top = jnp.finfo(x.dtype).max, top[..., None]
-    finite = jnp.where(x > big, big, x) - jnp.clip(top, -big, big)
-    return jnp.where((top == jnp.inf) & (x <= big), -jnp.inf, finite)
+    """x − top along the class axis, never NaN for ±inf: 0 where both are +inf, their limit.
+
+    A quarter of it in rows of huge logits, where it is 0, or −inf to any purpose.
+    """
+    info, scale = jnp.finfo(x.dtype), _scale(top)
+    top = jnp.clip(top * scale, info.min, info.max)[..., None]
+    return jnp.minimum(x * scale[..., None], top) - top
+
+
+def _scale(top):
+    """1/4 for rows of huge logits, for the clipping of infinities to leave them apart."""
+    return jnp.where(jnp.abs(top) > jnp.finfo(top.dtype).max / 2, 0.25, 1).astype(top.dtype)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def probabilities(
-    x: jax.Array, log_z: jax.Array, top: jax.Array, axis_name: Hashable = None
+    x: jax.Array, inverse_z: jax.Array, top: jax.Array, axis_name: Hashable = None
 ) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision."""
-    return jnp.exp(shifted(x, top) - log_z[..., None])
+    return jnp.exp(shifted(x, top)) * inverse_z[..., None]
 
 
 @probabilities.defjvp
 def _probabilities_jvp(axis_name, primals, tangents):
-    # dp_j = p_j (dx_j − Σ_k p_k dx_k), log_z and top being functions of x. Where a class has more
-    # than half of the probability, 1 − p of it must not come from a difference: r, its dx, may be
+    # dp_j = p_j (dx_j − Σ_k p_k dx_k), inverse_z and top being functions of x. Where a class a has
+    # more than half of the probability, 1 − p_a must not come from a difference: r, its dx, may be
     # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
     p, dx = probabilities(*primals, axis_name), tangents[0]
     r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
@@ -171,17 +183,29 @@ def _probabilities_jvp(axis_name, primals, tangents):
 # S needs care in its far tail: x_j − top is rounded by up to 64 ulp of its exponential, and
 # e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See scaled_exp.
 #
-# Derivative. With p_j = e^(x_j − top − log_z),
-#     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y from nll, never as p_y − 1
-#     d log_z = Σ_{j≠y} p_j dx_j + p_y dx_y           (top is a constant: it cancels in top + log_z)
+# Derivative. With Z = S + e^(−gap) and p_j = e^(x_j − top) / Z,
+#     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y = S / Z, never p_y − 1
+#     d log_z = Σ_j p_j dx_j                         (top is a constant: it cancels in top + log_z)
 # The rule is linear in dx and sits in jax.checkpoint, so reverse mode transposes it and recomputes
-# p from the logits: no [..., num_classes] residual. p depends on the logits through log_z and nll
-# alone, whose own rule this is, so every higher order follows.
+# p from the logits: no [..., num_classes] residual. 1 − p_y and 1/Z come out of the value with
+# derivatives of their own, p_y d nll and −d log_z / Z, and p has its rule above, so every higher
+# order follows. (From nll and log_z they would take two transcendental functions, which XLA:CPU
+# computes anew for each class.)
+
+
+class LabelStats(NamedTuple):
+    """Of a row and its label, relative to the largest logit, ``top``; each ``[...]``."""
+
+    nll: jax.Array
+    log_z: jax.Array  # log Z = log Σ e^(x − top)
+    top: jax.Array
+    other_prob: jax.Array  # 1 − p_y
+    inverse_z: jax.Array  # 1 / Z
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
-def label_stats(logits, labels, where, axis_name=None):
-    """(nll, log_z, top), each ``[...]``."""
+def label_stats(logits, labels, where, axis_name=None) -> LabelStats:
+    """What a row's losses and their derivatives need."""
     return _label_stats_value(logits, labels, where, axis_name)
 
 
@@ -204,11 +228,13 @@ def _label_stats_value(logits, labels, where, axis_name):
     gap = jnp.where(label_logit == top, 0, top - label_logit)
     rows = scaled_exp_rows(top)
     rest = whole(sum_but(own, scaled_exp, rows, x), axis_name) / scaled_exp(*rows, top)
-    log_z = jnp.log1p(rest + jnp.expm1(-gap))
-    no_class, two_infinite = top == -jnp.inf, (top == jnp.inf) & (log_z > 0)
-    log_z = jnp.where(no_class | two_infinite, jnp.nan, log_z)
+    of_label = jnp.exp(-gap)
+    two_infinite = (top == jnp.inf) & (rest + of_label > 1)
+    rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
+    log_z, z = jnp.log1p(rest + jnp.expm1(-gap)), rest + of_label
     top = jnp.where(y < 0, jnp.nan, top)
-    return live(where, gap + log_z), live(where, log_z), live(where, top)
+    row = LabelStats(gap + log_z, log_z, top, other_prob=rest / z, inverse_z=1 / z)
+    return jax.tree.map(partial(live, where), row)
 
 
 def _label(labels, x, axis_name):
@@ -234,10 +260,11 @@ def scaled_exp(scale, bottom, top, rounder, reference, one, x):
 def scaled_exp_rows(top):
     """The arguments of :func:`scaled_exp` that are one a row."""
     info = jnp.finfo(top.dtype)
-    huge = jnp.abs(top) > info.max / 2
-    scale = jnp.where(huge, 0.25, 1).astype(top.dtype)
+    scale = _scale(top)
     # adding and subtracting it rounds to 2^−12
-    rounder = jnp.where(huge, 0, 1.5 * 2.0 ** (info.nmant - info.nmant // 2 - 1)).astype(top.dtype)
+    rounder = jnp.where(scale < 1, 0, 1.5 * 2.0 ** (info.nmant - info.nmant // 2 - 1)).astype(
+        top.dtype
+    )
     (one,) = constants(top, 1)
     top = jnp.clip(top * scale, info.min, info.max)
     reference = (top - info.maxexp // 3 + rounder) - rounder
@@ -247,22 +274,27 @@ def scaled_exp_rows(top):
 
 @label_stats.defjvp
 def _label_stats_jvp(axis_name, primals, tangents):
-    nll, log_z, top = label_stats(*primals, axis_name)
-    d_nll, d_log_z = _label_stats_tangent(*primals, nll, log_z, top, tangents[0], axis_name)
-    return (nll, log_z, top), (d_nll, d_log_z, jnp.zeros_like(top))
+    row = label_stats(*primals, axis_name)
+    d_nll, d_log_z = _label_stats_tangent(*primals, row, tangents[0], axis_name)
+    return row, LabelStats(
+        nll=d_nll,
+        log_z=d_log_z,
+        top=jnp.zeros_like(row.top),
+        other_prob=jnp.exp(-row.nll) * d_nll,
+        inverse_z=-row.inverse_z * d_log_z,
+    )
 
 
-@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(7,))
-@partial(jax.jit, static_argnums=(7,))
-def _label_stats_tangent(logits, labels, where, nll, log_z, top, d_logits, axis_name):
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(5,))
+@partial(jax.jit, static_argnums=(5,))
+def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
     x = live(where, logits).astype(_checks.accumulator(logits))
     dx = d_logits.astype(x.dtype)
     is_label = is_class(_label(live(where, labels), x, axis_name)[1], x)
-    p = probabilities(x, log_z, top, axis_name)
-    d_nll = jnp.where(is_label, -one_minus_exp(nll)[..., None], p) * dx
-    d_log_z = jnp.where(is_label, jnp.exp(-nll)[..., None], p) * dx
-    d_nll, d_log_z = (whole(jnp.sum(d, -1), axis_name) for d in (d_nll, d_log_z))
-    return live(where, d_nll), live(where, d_log_z)
+    p = probabilities(x, row.inverse_z, row.top, axis_name)
+    d_nll = jnp.sum(jnp.where(is_label, -row.other_prob[..., None], p) * dx, -1)
+    d_log_z = jnp.sum(p * dx, -1)
+    return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
 
 
 # --- the mean logit -----------------------------------------------------------------------------

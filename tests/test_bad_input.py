@@ -277,7 +277,8 @@ MASKED = {
     "class_weights": lambda x, y, q, where: jaxent.class_weights(y, TABLE, where=where),
     "cost_weights": lambda x, y, q, where: jaxent.cost_weights(y, y, COSTS, where=where),
 }
-TESTED_ELSEWHERE = {"counts"}  # not one number a row: its own test below
+# not one number a row: its own test below; and test_linear.py
+TESTED_ELSEWHERE = {"counts", "linear_stats", "linear_cross_entropy"}
 
 
 def test_every_public_function_with_where_is_in_the_table():

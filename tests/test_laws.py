@@ -512,7 +512,7 @@ def test_generalized_cross_entropy_ends_at_the_probability_of_a_mistake():
     )
     for other in (two, three):
         assert_close(one[0], other[0])
-        assert_gradients_close(one[1], other[1], ulps=16)
+        assert_gradients_close(one[1], other[1], ulps=64)  # x_j − top is rounded in p_j
 
 
 def test_expected_cost_of_a_constant_row_is_that_constant():
