@@ -1,5 +1,6 @@
 """Every function under every transformation, mode and mesh; the programs it compiles to."""
 
+import math
 import re
 from collections import Counter
 
@@ -355,6 +356,9 @@ SHARDED = {
     "smoothed z-loss": lambda x, y, q: (
         lambda s: jaxent.smoothed_nll(s, label_smoothing=0.1) + 1e-2 * jaxent.z_loss(s)
     )(jaxent.softmax_stats(x, y)),
+    "poly1 and generalized": lambda x, y, q: (
+        lambda s: jaxent.poly1(s, epsilon=-0.9) + jaxent.generalized_cross_entropy(s, q=0.3)
+    )(jaxent.softmax_stats(x, y)),
     "where": lambda x, y, q: jaxent.cross_entropy(x, y, where=y != 3),
     "class_weights": lambda x, y, q: (
         jaxent.cross_entropy(x, y) * jaxent.class_weights(y, jnp.arange(1.0, 17.0))
@@ -401,6 +405,38 @@ def test_sharded_batch_and_classes(name, axis_type, spec):
     np.testing.assert_allclose(np.asarray(got_grads), grads, rtol=1e-5, atol=1e-8)
     if name == "cross_entropy":
         assert "all-gather" not in program and "all-to-all" not in program
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+def test_a_long_class_axis_split_over_devices_is_never_gathered(axis_type):
+    """Its sums go by blocks, which the devices share."""
+    local = np.random.default_rng(5)
+    x = (local.normal(size=(8, 4096)) * 4).astype(np.float32)
+    x[0, ::3] = -np.inf
+    y = local.integers(0, 1365, 8).astype(np.int32) * 3 + 1
+    q = local.dirichlet(np.ones(4096), 8).astype(np.float32)
+    q[0, ::3] = 0
+
+    def of(x, y, q):
+        s = jaxent.softmax_stats(x, y)
+        losses = jaxent.smoothed_nll(s, label_smoothing=0.1) + jaxent.soft_cross_entropy(x, q)
+        return losses.sum(), losses
+
+    wanted = jax.value_and_grad(of, has_aux=True)(*map(jnp.asarray, (x, y, q)))
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(axis_type,) * 2)
+    rows, parts = (NamedSharding(mesh, PartitionSpec("data", *s)) for s in ([], ["model"]))
+    with jax.set_mesh(mesh):
+        args = jax.device_put(x, parts), jax.device_put(y, rows), jax.device_put(q, parts)
+        step = jax.jit(jax.value_and_grad(of, has_aux=True))
+        got = step(*args)
+        program = step.lower(*args).compile().as_text()
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(np.asarray(a), b, rtol=1e-5, atol=1e-8)
+    moved = re.findall(r"= (.*?) (?:all-gather|all-to-all|collective-permute)\(", program)
+    sizes = [
+        math.prod(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", str(moved))
+    ]
+    assert max(sizes, default=0) <= 4 * 2  # the largest class of each device's share of a row
 
 
 def test_classes_split_over_devices_inside_shard_map():
