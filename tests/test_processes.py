@@ -1,6 +1,12 @@
-"""Two processes take the training steps of one. The job is that of two_processes.py."""
+"""Two processes take the training steps of one; what crosses the wire is what the docs say.
 
+The job is that of two_processes.py, the formula that of benchmarks/scaling.py and docs/scaling.md.
+"""
+
+import importlib.util
 import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -76,3 +82,47 @@ def test_no_process_outlives_a_job_that_fails(monkeypatch, tmp_path):
     ):
         two_processes.run(2, timeout=60)
     assert len(processes) == 4 and all(p.returncode for p in processes)
+
+
+# --- what crosses the wire ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    path = Path(__file__).parents[1] / "benchmarks" / "scaling.py"
+    spec = importlib.util.spec_from_file_location("scaling", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["scaling"] = module  # its dataclass looks itself up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["scaling"]
+
+
+@pytest.mark.parametrize(
+    "size",  # data, model, rows a share, features, classes; compiled only: no such array is made
+    [(2, 2, 8192, 4096, 128256), (4, 1, 3000, 520, 50258), (1, 4, 4096, 1024, 32004)],
+)
+def test_what_the_linear_head_sends_in_shard_map(scaling, size):
+    text = scaling.program("shard_map", *size)
+    assert "known_trip_count" in text, "several chunks"
+    found = scaling.all_reduces(text)
+    assert sum(a.sent for a in found) == pytest.approx(scaling.expected(*size), rel=1e-12)
+    data, model, rows, features, classes = size
+    largest = max((a for a in found if a.devices > 1), key=lambda a: a.size)
+    once = (features * classes // model, data) if data > 1 else (rows * features, model)
+    assert (largest.size / 4, largest.devices, largest.times) == (*once, 1)
+
+
+def test_bytes_and_groups_are_read_as_xla_writes_them(scaling):
+    loop = 'op_name="jit(f)/while/body/add"'
+    text = f"""
+    %a = (f32[16,1]{{1,0}}, bf16[3]{{0}}) all-reduce(%x), replica_groups=[2,8]<=[16], {loop}
+    %b = f32[] all-reduce(%x), replica_groups={{{{0,1,2}},{{3,4,5}}}}, to_apply=%add
+    %c = s32[5]{{0}} all-reduce-start(%x), replica_groups=mesh['i'=4,'j'=2,'k'=2] {{'i','k'}}, id=1
+    %w = while(%t), backend_config={{"known_trip_count":{{"n":"7"}}}}
+    """
+    reduced = [scaling.AllReduce(70, 7, 8), scaling.AllReduce(4, 1, 3), scaling.AllReduce(20, 1, 8)]
+    assert scaling.all_reduces(text) == reduced
+    assert reduced[0].sent == 7 * 2 * 7 / 8 * 70
+    with pytest.raises(ValueError, match="not an all-reduce"):
+        scaling.all_reduces("%g = f32[8]{0} all-gather(%x), replica_groups={{0,1}}")

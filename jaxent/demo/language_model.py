@@ -327,7 +327,7 @@ def agreement(fits: Mapping[str, list[Fit]]) -> str:
 
 
 def picture(folder: Path, fits: Mapping[str, list[Fit]], unigram_loss: float) -> Path:
-    """Draws the held-out loss of the first seed as it falls; returns the file's path."""
+    """Draws the first seed's held-out loss against its time in steps; returns the file's path."""
     from matplotlib.figure import Figure
 
     from jaxent import plot
@@ -336,12 +336,20 @@ def picture(folder: Path, fits: Mapping[str, list[Fit]], unigram_loss: float) ->
     ax = figure.subplots()
     styles = zip(plot.COLORS, plot.DASHES, plot.MARKERS, strict=True)
     for (name, runs), (color, dashes, marker) in zip(fits.items(), styles, strict=False):
+        fit = runs[0]
+        seconds = np.cumsum(fit.seconds)
         ax.plot(
-            *zip(*runs[0].held_out, strict=True),
-            color=color, linestyle=dashes, marker=marker, label=name, fillstyle="none",
+            [seconds[steps - 1] for steps, _ in fit.held_out[1:]],
+            [loss for _, loss in fit.held_out[1:]],
+            color=color, linestyle=dashes, marker=marker, label=name,
         )  # fmt: skip
     ax.axhline(unigram_loss, color=plot.GREY, linewidth=1, label="frequencies alone")
-    ax.set(xlabel="steps", ylabel="nats a held-out word", title="The same model, four heads")
+    ax.set(
+        xscale="log",
+        xlabel="seconds in training steps",
+        ylabel="nats a held-out word",
+        title="The same steps with four heads",
+    )
     ax.legend(frameon=False)
     path = folder / "language_model.png"
     figure.savefig(path)
