@@ -948,7 +948,7 @@ def focal_oracles():
 
 @functools.cache
 def focal_of_logits_oracles():
-    return _suite(_of_logits(focal, GAMMAS), value=64, curvature=1e-4)
+    return _suite(_of_logits(focal, GAMMAS), curvature=1e-4)
 
 
 @functools.cache
@@ -966,7 +966,7 @@ def sigmoid_focal_oracles():
         )
         for label, name in enumerate(("negatives", "positives"))
     }
-    return _suite(cases, value=64, curvature=1e-4)
+    return _suite(cases, curvature=1e-4)
 
 
 @functools.cache
