@@ -17,7 +17,7 @@ from jaxent.demo import __main__ as cli
 from jaxent.demo import language_model as task
 from jaxent.demo import topics
 
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_from_the_shell(tmp_path):
             "-m",
             "jaxent.demo",
             "--task=language-model",
-            "--steps=2",
+            "--steps=1",
             "--out=deep/er",
         ],
         cwd=tmp_path,

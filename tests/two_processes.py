@@ -8,6 +8,7 @@ the same program, but for the coordinator's address.
 
 import argparse
 import contextlib
+import faulthandler
 import os
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 STEPS, ROWS, CONTEXT, FEATURES, CLASSES = 100, 48, 3, 24, 998  # an odd number of classes a device
+TIMEOUT = 240  # seconds
 
 # --- the problem: the same numbers in every process -----------------------------------------------
 
@@ -116,6 +118,7 @@ def results():
 
 def work(out, processes, process, coordinator):
     """One process of the job; the first writes what came out."""
+    faulthandler.dump_traceback_later(TIMEOUT, exit=True)  # whatever has become of its parent
     import jax
 
     jax.config.update("jax_num_cpu_devices", 4 // processes)
@@ -131,7 +134,7 @@ def work(out, processes, process, coordinator):
 # --- starting and comparing ---------------------------------------------------------------------
 
 
-def run(processes=2, timeout=240):
+def run(processes=2, timeout=TIMEOUT):
     """The results of a job of so many processes on this machine; none of them outlives the call."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as at_the_end:
         with socket.socket() as probe:  # a free port
