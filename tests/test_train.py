@@ -306,7 +306,7 @@ def test_psum_inside_shard_map_is_the_whole_batch_step(batch):
 def steps_agree(apply, make_params, batch):
     """The step of four micro-batches is the step of the whole batch, and training goes down."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        optimizer = optax.adam(0.05, eps=1e-3)
+        optimizer = optax.adam(0.05, eps=1e-2)  # where g is near 0 its step is 0.05 g / eps
         of = train.objective(apply, loss_fn)
         after = []
         for micro_batches in (1, 4):
