@@ -300,7 +300,7 @@ def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
 # --- the mean logit -----------------------------------------------------------------------------
 #
 # gap = mean of top − x_j over the n possible classes; d gap = −mean dx_j, top being a constant.
-# Formed in halves and scaled before the sum: it overflows only where the mean itself does.
+# Formed in quarters and scaled before the sum: it overflows only where the mean itself does.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
