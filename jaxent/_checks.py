@@ -143,13 +143,15 @@ def logits(value: ArrayLike) -> jax.Array:
 def statistics(loss: Callable) -> Callable:
     """A loss of statistics that says so when it is called with something else."""
 
+    name = getattr(loss, "__name__", "a loss")
+
     @functools.wraps(loss)
     def checked(s, *args, **options):
         if not hasattr(s, "nll"):
             came = describe(s) if hasattr(s, "dtype") else type(s).__name__
             raise TypeError(
-                f"{loss.__name__} takes the statistics of logits and labels; got {came}. "
-                f"Use {loss.__name__}(softmax_stats(logits, labels), ...)."
+                f"{name} takes the statistics of logits and labels; got {came}. "
+                f"Use {name}(softmax_stats(logits, labels), ...)."
             )
         return loss(s, *args, **options)
 
