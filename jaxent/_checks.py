@@ -142,7 +142,6 @@ def logits(value: ArrayLike) -> jax.Array:
 
 def statistics(loss: Callable) -> Callable:
     """A loss of statistics that says so when it is called with something else."""
-
     name = getattr(loss, "__name__", "a loss")
 
     @functools.wraps(loss)
