@@ -56,6 +56,17 @@ def _narrows(value) -> bool:
     return is_wide and jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype
 
 
+def floats(name: str, value: ArrayLike) -> jax.Array:
+    """A floating-point array, or a TypeError that names the argument."""
+    x = array(name, value)
+    if not is_float(x):
+        raise TypeError(
+            f"{name} must be floating-point; got {describe(x)}. Cast numbers with "
+            f"{name}.astype(jnp.float32)."
+        )
+    return x
+
+
 def is_float(x: jax.Array) -> bool:
     return jnp.issubdtype(x.dtype, jnp.floating)
 
@@ -157,6 +168,20 @@ def statistics(loss: Callable) -> Callable:
     return checked
 
 
+def axes(axis_name: Hashable) -> frozenset:
+    """The names of none, one or several mesh axes."""
+    if axis_name is None:
+        return frozenset()
+    return frozenset(axis_name if isinstance(axis_name, tuple) else (axis_name,))
+
+
+def varying(tree) -> frozenset:
+    """The mesh axes of a ``shard_map`` along which any of these arrays may differ."""
+    kinds = [jax.typeof(x) for x in jax.tree.leaves(tree)]  # JAX 0.8 calls it vma
+    over = [k.vma if hasattr(k, "vma") else k.manual_axis_type.varying for k in kinds]
+    return frozenset().union(*over)
+
+
 def class_shards(name: str, x: jax.Array, axis_name: Hashable) -> int:
     """Over how many devices of a ``shard_map`` the classes of x are split."""
     if axis_name is None:
@@ -168,10 +193,7 @@ def class_shards(name: str, x: jax.Array, axis_name: Hashable) -> int:
             f"axis_name {axis_name!r} is not bound here. It is for calls inside jax.shard_map over "
             "a mesh with an axis of that name; under jit leave it out."
         ) from None
-    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
-    kind = jax.typeof(x)
-    varying = kind.vma if hasattr(kind, "vma") else kind.manual_axis_type.varying  # since JAX 0.9
-    if not frozenset(names) <= varying:
+    if not axes(axis_name) <= varying(x):
         raise ValueError(
             f"{name} must be split over axis_name {axis_name!r}; got {describe(x)}, the same on "
             f"all its devices. Give {name} a spec that splits its classes, and leave shard_map's "

@@ -389,9 +389,7 @@ def pointwise_generalized_kl(
 
 def _pair(first, x, second, y, where):
     """Two arrays of one shape in the first one's accumulation dtype, inert elements zeroed."""
-    x = _checks.array(first, x)
-    if not _checks.is_float(x):
-        raise TypeError(f"{first} must be floating-point; got {_checks.describe(x)}.")
+    x = _checks.floats(first, x)
     y = _checks.elements(second, y, first, x.shape)
     where = _checks.where(where, x.shape, first)
     dtype = _checks.accumulator(x)

@@ -12,17 +12,6 @@ from jaxent import _checks
 Axes = int | tuple[int, ...] | None
 
 
-def floats(name: str, value: ArrayLike) -> jax.Array:
-    """A floating-point array, or a TypeError that names it."""
-    x = _checks.array(name, value)
-    if not _checks.is_float(x):
-        raise TypeError(
-            f"{name} must be floating-point; got {_checks.describe(x)}. Cast numbers with "
-            f"{name}.astype(jnp.float32)."
-        )
-    return x
-
-
 def axes_of(axis: Axes, ndim: int) -> tuple[int, ...]:
     """The axes as non-negative numbers; None is all of them."""
     axes = range(ndim) if axis is None else axis if isinstance(axis, tuple) else (axis,)

@@ -34,7 +34,6 @@ from jaxent.compat._arrays import (
     balance,
     broadcast_shape,
     classes_last,
-    floats,
     stretch,
     wider,
 )
@@ -117,7 +116,7 @@ def softmax_cross_entropy_with_integer_labels(
     """
     if not isinstance(axis, int | tuple):
         raise ValueError(f"axis must be an integer or a tuple of them; got {axis!r}.")
-    x, y = floats("logits", logits), _checks.indices("labels", labels)
+    x, y = _checks.floats("logits", logits), _checks.indices("labels", labels)
     dtype = x.dtype
     keep, possible = _masks(where, x, axis)
     x = _ruled_out(classes_last(x, axis), possible)
@@ -217,7 +216,7 @@ def poly_loss_cross_entropy(
       >>> print(f"{poly_loss_cross_entropy(logits, labels):.4f}")
       1.3108
     """
-    x, q, keep, dtype = _dense(logits, floats("labels", labels), axis, where)
+    x, q, keep, dtype = _dense(logits, _checks.floats("labels", labels), axis, where)
     each = poly1(probabilities.class_stats(x, where=keep), epsilon=epsilon)
     return probabilities.expected_loss(each, q, where=keep).astype(dtype)
 
@@ -335,7 +334,7 @@ def ranking_softmax_loss(
       >>> print(ranking_softmax_loss(scores, relevance))
       1.4076059
     """
-    x = floats("logits", logits)
+    x = _checks.floats("logits", logits)
     q = _checks.numbers("labels", labels).astype(_checks.accumulator(x))
     if weights is not None:
         q = q * stretch("weights", _checks.numbers("weights", weights).astype(q.dtype), q.shape)
@@ -373,7 +372,7 @@ def smooth_labels(
       >>> print(smooth_labels(jnp.array([1.0, 0.0, 0.0, 0.0]), 0.1))
       [0.925 0.025 0.025 0.025]
     """
-    q = floats("labels", labels)
+    q = _checks.floats("labels", labels)
     axes = axes_of(axis, q.ndim)
     counted = jnp.ones(q.shape, bool) if where is None else stretch("where", _bool(where), q.shape)
     classes = jnp.sum(counted, axes, keepdims=True, dtype=jnp.int32).astype(q.dtype)
@@ -416,7 +415,7 @@ def _ruled_out(x, possible):
 
 def _dense(logits, labels, axis, where):
     """Logits and targets ``[..., C]`` of one shape, which examples exist, the losses' dtype."""
-    x, q = floats("logits", logits), _checks.array("labels", labels)
+    x, q = _checks.floats("logits", logits), _checks.array("labels", labels)
     dtype = wider(x, q) if _checks.is_float(q) else x.dtype
     shape = broadcast_shape(logits=x, labels=q)
     if _sizes(x.shape, axis) != _sizes(shape, axis):
@@ -431,13 +430,13 @@ def _dense(logits, labels, axis, where):
 
 
 def _elementwise(logits, labels):
-    x, z = floats("logits", logits), _checks.array("labels", labels)
+    x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
     shape = broadcast_shape(logits=x, labels=z)
     return stretch("logits", x, shape), stretch("labels", z, shape), x.dtype
 
 
 def _logs(log_predictions, name, targets, axis, where):
-    x, q = floats("log_predictions", log_predictions), floats(name, targets)
+    x, q = _checks.floats("log_predictions", log_predictions), _checks.floats(name, targets)
     shape = broadcast_shape(log_predictions=x, **{name: q})
     keep = None if where is None else _whole(_bool(where), shape, axis)
     return stretch("log_predictions", x, shape), stretch(name, q, shape), keep, wider(x, q)

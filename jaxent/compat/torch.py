@@ -33,7 +33,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, linear, losses, probabilities, sigmoid, soft, stats
 from jaxent._numerics import times
-from jaxent.compat._arrays import broadcast_shape, floats, is_zero, smooth, stretch, wider
+from jaxent.compat._arrays import broadcast_shape, is_zero, smooth, stretch, wider
 from jaxent.reductions import WeightedSum
 from jaxent.weights import class_weights
 
@@ -84,7 +84,7 @@ def cross_entropy(
       0.6931
     """
     reduction = _reduction(reduction, size_average, reduce)
-    x, y = _classes_last(floats("input", input)), _checks.array("target", target)
+    x, y = _classes_last(_checks.floats("input", input)), _checks.array("target", target)
     table = _table(weight, x)
     if y.shape == jnp.shape(input):
         loss, dtype = _soft(x, _classes_last(y), table, ignore_index, label_smoothing)
@@ -144,8 +144,8 @@ def linear_cross_entropy(
       >>> print(linear_cross_entropy(jnp.ones((2, 1)), head, jnp.array([0, 1]), reduction="none"))
       [0.6931 1.3863]
     """
-    x, head = floats("input", input), floats("linear_weight", linear_weight)
-    bias = None if linear_bias is None else floats("linear_bias", linear_bias)
+    x, head = _checks.floats("input", input), _checks.floats("linear_weight", linear_weight)
+    bias = None if linear_bias is None else _checks.floats("linear_bias", linear_bias)
     _fits(x, head, bias)
     logits_shape = (*x.shape[:-1], *head.shape[:-1])
     probable = jnp.shape(target) == logits_shape
@@ -208,7 +208,7 @@ def nll_loss(
       [0.6931 1.3863]
     """
     reduction = _reduction(reduction, size_average, reduce)
-    x = _classes_last(floats("input", input))
+    x = _classes_last(_checks.floats("input", input))
     table = _table(weight, x)
     y, keep = _indices(x, target, jnp.shape(target), ignore_index)
     loss = losses.nll(probabilities.log_prob_stats(x, y, where=keep))
@@ -252,7 +252,7 @@ def binary_cross_entropy_with_logits(
       [2.0794 0.6931]
     """
     reduction = _reduction(reduction, size_average, reduce)
-    x, z = floats("input", input), floats("target", target)
+    x, z = _checks.floats("input", input), _checks.floats("target", target)
     if z.shape != x.shape:
         raise _checks.shape_error("target", z, x.shape, "input")
     positive = 1.0 if pos_weight is None else pos_weight
@@ -298,7 +298,7 @@ def kl_div(
       0.3466
     """
     reduction = _reduction(reduction, size_average, reduce, "batchmean")
-    x, q = floats("input", input), floats("target", target)
+    x, q = _checks.floats("input", input), _checks.floats("target", target)
     shape = broadcast_shape(input=x, target=q)
     divergence = probabilities.pointwise_kl_of_logs if log_target else probabilities.pointwise_kl
     terms = divergence(stretch("input", x, shape), stretch("target", q, shape))
@@ -310,7 +310,7 @@ def kl_div(
 
 def _soft(x, q, table, ignore_index, label_smoothing):
     """Losses of probabilities, and the dtype of the result."""
-    q = floats("target", q)
+    q = _checks.floats("target", q)
     if ignore_index >= 0:
         raise ValueError("ignore_index is for class indices; target holds probabilities.")
     dtype, row = wider(x, q), q.astype(wider(x, q, jnp.zeros((), _checks.accumulator(x))))

@@ -190,7 +190,7 @@ class _Call:
         deal, self.gather, added = inputs.dealer(batch, chunks)
         if added and where is None:
             where = jnp.ones(batch, bool)
-        over = inputs.varying((hidden, labels, where, weights))
+        over = _checks.varying((hidden, labels, where, weights))
         hidden, weights = inputs.spread((hidden, weights), over)
         self.hidden = deal(live(where, hidden))
         self.rows = chunked.Rows(deal(labels), None if where is None else deal(where))

@@ -71,18 +71,11 @@ def classes_axis(value: int) -> int:
     return 0 if value == 0 else 1
 
 
-def varying(tree) -> frozenset:
-    """The mesh axes of a ``shard_map`` along which any of these arrays may differ."""
-    kinds = [jax.typeof(x) for x in jax.tree.leaves(tree)]  # JAX 0.8 calls it vma
-    over = [k.vma if hasattr(k, "vma") else k.manual_axis_type.varying for k in kinds]
-    return frozenset().union(*over)
-
-
 def spread(tree, over: frozenset):
     """The arrays, as ones that may differ along these axes too."""
 
     def cast(x):
-        axes = tuple(over - varying(x))
+        axes = tuple(over - _checks.varying(x))
         return _as_varying(x, axes) if axes else x
 
     return jax.tree.map(cast, tree)
@@ -90,13 +83,6 @@ def spread(tree, over: frozenset):
 
 # JAX 0.8 has the first, later ones the second.
 _as_varying: Any = getattr(jax.lax, "pvary", None) or partial(jax.lax.pcast, to="varying")
-
-
-def axes(axis_name) -> frozenset:
-    """The names of none, one or several mesh axes."""
-    if axis_name is None:
-        return frozenset()
-    return frozenset(axis_name if isinstance(axis_name, tuple) else (axis_name,))
 
 
 def result(name: str, avals: list, wanted: tuple[int, ...], meaning: str) -> None:

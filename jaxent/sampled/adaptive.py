@@ -258,9 +258,7 @@ def _tail(hidden, tail):
 
 
 def _hidden(value: ArrayLike, params: AdaptiveParams) -> jax.Array:
-    x = _checks.array("hidden", value)
-    if not _checks.is_float(x):
-        raise TypeError(f"hidden must be floating-point; got {_checks.describe(x)}.")
+    x = _checks.floats("hidden", value)
     features = params.head.shape[0]
     if x.shape[-1:] != (features,):
         raise ValueError(

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
@@ -195,7 +194,7 @@ def in_batch_softmax_stats(
       >>> print(s.nll)  # log(1 + e^-4), log(1 + 2 e^-4), log(1 + e^-4)
       [0.0181 0.036  0.0181]
     """
-    hidden, candidates = _floats("hidden", hidden), _floats("candidates", candidates)
+    hidden, candidates = _checks.floats("hidden", hidden), _checks.floats("candidates", candidates)
     if hidden.ndim != 2:
         raise ValueError(f"hidden must have shape [batch, D]; got {_checks.describe(hidden)}.")
     _same_shape("candidates", candidates, hidden.shape, "hidden")
@@ -210,7 +209,7 @@ def in_batch_softmax_stats(
         _same_shape("ids", item, batch, "hidden without the features")
         counts = (item[:, None] != item[None, :]) | (place[:, None] == place[None, :])
     if expected is not None:
-        q = _floats("expected", expected)
+        q = _checks.floats("expected", expected)
         _same_shape("expected", q, batch, "hidden without the features")
         logits = logits - _log_q(q, logits.dtype)[None, :]
     if where is not None:
@@ -308,7 +307,7 @@ class _Arguments(NamedTuple):
 
 
 def _arguments(hidden, labels, samples, rows, where):
-    hidden = _floats("hidden", hidden)
+    hidden = _checks.floats("hidden", hidden)
     y = class_ids("labels", labels)
     batch = hidden.shape[:-1]
     if hidden.ndim == 0 or y.shape not in (batch, (*batch, *y.shape[-1:])):
@@ -327,30 +326,23 @@ def _arguments(hidden, labels, samples, rows, where):
             f"{[*batch, 'num_sampled']}; got {list(ids.shape)}."
         )
     q_true, q_sampled = map(
-        _floats, ("samples.expected_true", "samples.expected_sampled"), expected
+        _checks.floats, ("samples.expected_true", "samples.expected_sampled"), expected
     )
     _same_shape("samples.expected_true", q_true, y.shape, "labels")
     _same_shape("samples.expected_sampled", q_sampled, ids.shape, "samples.ids")
 
     true, sampled, *biases = rows
     features = hidden.shape[-1:]
-    true, sampled = _floats("rows.true", true), _floats("rows.sampled", sampled)
+    true, sampled = _checks.floats("rows.true", true), _checks.floats("rows.sampled", sampled)
     _same_shape("rows.true", true, y.shape + features, "labels and hidden's features")
     _same_shape("rows.sampled", sampled, ids.shape + features, "samples.ids and hidden's features")
     if (biases[0] is None) != (biases[1] is None):
         raise ValueError("rows must have both true_bias and sampled_bias, or neither.")
     if biases[0] is not None:
-        biases = list(map(_floats, ("rows.true_bias", "rows.sampled_bias"), biases))
+        biases = list(map(_checks.floats, ("rows.true_bias", "rows.sampled_bias"), biases))
         _same_shape("rows.true_bias", biases[0], y.shape, "labels")
         _same_shape("rows.sampled_bias", biases[1], ids.shape, "samples.ids")
     return _Arguments(hidden, y, ids, (q_true, q_sampled), Rows(true, sampled, *biases), where)
-
-
-def _floats(name: str, value: ArrayLike) -> jax.Array:
-    x = _checks.array(name, value)
-    if not _checks.is_float(x):
-        raise TypeError(f"{name} must be floating-point; got {_checks.describe(x)}.")
-    return x
 
 
 def _same_shape(name, x, wanted, like):

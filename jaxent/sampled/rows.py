@@ -83,9 +83,7 @@ def _named(labels, samples):
 
 
 def _table(table, bias):
-    table = _checks.array("table", table)
-    if not _checks.is_float(table):
-        raise TypeError(f"table must be floating-point; got {_checks.describe(table)}.")
+    table = _checks.floats("table", table)
     if table.ndim != 2:
         raise ValueError(
             "table must have shape [num_classes, D], one row a class; "
@@ -93,9 +91,7 @@ def _table(table, bias):
         )
     if bias is None:
         return table, None
-    bias = _checks.array("bias", bias)
-    if not _checks.is_float(bias):
-        raise TypeError(f"bias must be floating-point; got {_checks.describe(bias)}.")
+    bias = _checks.floats("bias", bias)
     if bias.shape != table.shape[:1]:
         raise _checks.shape_error("bias", bias, table.shape[:1], "one number a row of the table")
     return table, bias

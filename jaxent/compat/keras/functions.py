@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
-from jaxent.compat._arrays import axes_of, balance, classes_last, floats, smooth, stretch
+from jaxent.compat._arrays import axes_of, balance, classes_last, smooth, stretch
 from jaxent.weights import class_weights
 
 
@@ -182,7 +182,7 @@ def categorical_generalized_cross_entropy(
       >>> print(categorical_generalized_cross_entropy(jnp.array([0]), p, 0.5))
       [1.]
     """
-    p = floats("y_pred", y_pred)
+    p = _checks.floats("y_pred", y_pred)
     y = _checks.array("y_true", y_true).astype(jnp.int32)
     wide = p.astype(_checks.accumulator(p))
     log_p = jnp.log(jnp.maximum(wide, jnp.finfo(wide.dtype).tiny))
@@ -310,7 +310,7 @@ def class_weight_to_sample_weights(
 def _pred(y_pred, from_logits, epsilon):
     if from_logits and epsilon:
         raise ValueError("epsilon clips probabilities; logits need none.")
-    return floats("y_pred", y_pred)
+    return _checks.floats("y_pred", y_pred)
 
 
 def _axis(axis, x):

@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from jaxent import _checks, reductions, sigmoid, soft
 from jaxent._classes import class_indices
 from jaxent._numerics import times
-from jaxent.compat._arrays import floats, smooth
+from jaxent.compat._arrays import smooth
 from jaxent.losses import cross_entropy
 
 
@@ -84,7 +84,7 @@ def compute_weighted_loss(
       >>> print(compute_weighted_loss(loss, w, reduction=Reduction.MEAN))
       2.0
     """
-    loss = floats("losses", losses)
+    loss = _checks.floats("losses", losses)
     return _reduce(loss, _weights(weights, loss.shape), reduction, loss.dtype)
 
 
@@ -120,7 +120,7 @@ def softmax_cross_entropy(
       >>> print(softmax_cross_entropy(labels, logits, weights=jnp.array([2.0, 0.0])))  # 2 log 3
       2.1972246
     """
-    x = _given("logits", logits, floats)
+    x = _given("logits", logits, _checks.floats)
     q = _checks.targets(x, _given("onehot_labels", onehot_labels, _checks.array))
     q = jax.lax.stop_gradient(q.astype(_checks.accumulator(x)))
     q = smooth(q, label_smoothing, 1 / max(x.shape[-1], 1))
@@ -161,7 +161,7 @@ def sparse_softmax_cross_entropy(
       >>> print(sparse_softmax_cross_entropy(labels, jnp.zeros((2, 2)), weights=table[labels]))
       1.3862944
     """
-    x = _given("logits", logits, floats)
+    x = _given("logits", logits, _checks.floats)
     y = _given("labels", labels, _checks.indices)
     if x.ndim == y.ndim + 2 and x.shape[-1] == 1:
         x = x[..., 0]
@@ -213,7 +213,7 @@ def sigmoid_cross_entropy(
       >>> print(sigmoid_cross_entropy(jnp.ones((2, 2)), jnp.zeros((2, 2))))
       0.6931472
     """
-    x = _given("logits", logits, floats)
+    x = _given("logits", logits, _checks.floats)
     z = _checks.targets(x, _given("multi_class_labels", multi_class_labels, _checks.array))
     z = smooth(z.astype(_checks.accumulator(x)), label_smoothing, 0.5)
     w = _weights(weights, x.shape)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks, losses, sampled, sigmoid, soft
-from jaxent.compat._arrays import classes_last, floats, stretch
+from jaxent.compat._arrays import classes_last, stretch
 
 
 def softmax_cross_entropy_with_logits(
@@ -48,7 +48,7 @@ def softmax_cross_entropy_with_logits(
       >>> print(softmax_cross_entropy_with_logits(labels=labels, logits=logits))
       [2.3698]
     """
-    x = floats("logits", logits)
+    x = _checks.floats("logits", logits)
     q = stretch("labels", _checks.array("labels", labels), x.shape)
     return soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
 
@@ -107,7 +107,7 @@ def sigmoid_cross_entropy_with_logits(
     """
     if labels is None or logits is None:
         raise ValueError("labels and logits must both be given.")
-    x, z = floats("logits", logits), _checks.array("labels", labels)
+    x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
     return sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
 
 
@@ -137,7 +137,7 @@ def weighted_cross_entropy_with_logits(
       >>> print(weighted_cross_entropy_with_logits(labels=z, logits=x, pos_weight=3.0))
       [2.0794 0.6931]
     """
-    x, z = floats("logits", logits), _checks.array("labels", labels)
+    x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
     if jnp.ndim(pos_weight):
         pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
     return sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)
@@ -271,7 +271,11 @@ def _sampled(
     weights, biases, labels, inputs, num_sampled, num_classes, num_true, values, seed, key
 ):
     table, bias = (jnp.concatenate(x) if isinstance(x, list) else x for x in (weights, biases))
-    table, bias, x = floats("weights", table), floats("biases", bias), floats("inputs", inputs)
+    table, bias, x = (
+        _checks.floats("weights", table),
+        _checks.floats("biases", bias),
+        _checks.floats("inputs", inputs),
+    )
     y = _true_classes("labels", labels, num_true)
     if table.shape[:1] != (num_classes,):
         raise ValueError(
