@@ -180,6 +180,7 @@ PAIRS = {
     "optax.losses": compat.optax,
     "torch.nn.functional": compat.torch,
     "tensorflow.nn": compat.tensorflow.nn,
+    "tensorflow.random": compat.tensorflow.random,
     "tensorflow.compat.v1.losses": compat.tensorflow.losses,
     "keras.losses": compat.keras,
 }

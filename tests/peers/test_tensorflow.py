@@ -268,7 +268,8 @@ def test_samplers(name):
     name, y = f"{name}_candidate_sampler", np.array([[0, 5], [9, 3]])
     more = {"unigrams": [3.0, 1.0, 0.5, *range(1, 8)], "distortion": 0.75}
     more = more if "fixed" in name else {}
-    theirs, mine, key = getattr(tf.random, name), getattr(dialect.nn, name), jax.random.key(0)
+    theirs, mine, key = getattr(tf.random, name), getattr(dialect.random, name), jax.random.key(0)
+    assert getattr(dialect.nn, name) is mine
     _, true, _ = theirs(y, 2, 4, False, 10, seed=1, **more)
     samples = mine(y, 2, 4, False, 10, key=key, **more)
     np.testing.assert_allclose(samples[1], true, rtol=1e-4)
@@ -279,6 +280,100 @@ def test_samplers(name):
         mine(y, 2, 4, False, 10, seed=1, **more)
     with pytest.raises(ValueError, match="true_classes"):
         mine(y[0], 2, 4, False, 10, key=key, **more)
+
+
+def expected_counts(module, range_max, **options):
+    """Of every class, of a sample of one: the distribution."""
+    y = np.arange(range_max)[:, None]
+    key = {} if module is tf.random else {"key": jax.random.key(0)}
+    sampler = module.fixed_unigram_candidate_sampler
+    ids, true, of_sampled = sampler(y, 1, 1, False, range_max, **options, **key)
+    np.testing.assert_allclose(of_sampled, np.asarray(true)[np.asarray(ids), 0], rtol=1e-5)
+    return np.asarray(true)[:, 0]
+
+
+COUNTS = [1.0, 2.0, 0.0, 4.0, 5.0, 6.0, 7.0]
+
+
+def test_shards_of_a_unigram():
+    """Ids count the classes of the shard."""
+    for num_shards, shard in ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2), (9, 4)):
+        options = {"num_shards": num_shards, "shard": shard, "distortion": 0.75}
+        options |= {"unigrams": COUNTS, "range_max": len(range(shard, 7, num_shards))}
+        np.testing.assert_allclose(
+            expected_counts(dialect.random, **options),
+            expected_counts(tf.random, **options),
+            rtol=1e-5,
+        )
+
+
+VOCABULARIES = [
+    b"the,5\nof,3\nand,2\nto,1\n",
+    b"the,5\r\n\nof,3\r\nand,2\nto,1",  # no line of its own for what is blank
+    b'7,the, 5 \n"of,",1e1\n2\n\xff\xfe,+1.5\n',
+]
+
+
+@pytest.mark.parametrize("text", VOCABULARIES)
+def test_a_vocabulary_file(text, tmp_path):
+    path = tmp_path / "vocabulary.csv"
+    path.write_bytes(text)
+    for options in (
+        {"range_max": 4},
+        {"range_max": 6, "num_reserved_ids": 2, "distortion": 0.5},
+        {"range_max": 2, "num_shards": 2, "shard": 1},
+        {"range_max": 3, "num_shards": 2, "shard": 0, "num_reserved_ids": 1},
+    ):
+        options |= {"vocab_file": str(path)}
+        np.testing.assert_allclose(
+            expected_counts(dialect.random, **options),
+            expected_counts(tf.random, **options),
+            rtol=1e-5,
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        (b"a,1\nb,two\n", {}),
+        (b"a,1\n \nb,2\n", {}),
+        (b"a,1,\nb,2,\n", {}),
+        (b"a,1\nb,2\nc,3\n", {}),
+        (b"a,1\nb,2\n", {"unigrams": [1.0, 2.0]}),
+        (b"", {}),
+        (None, {}),
+        (None, {"unigrams": COUNTS}),
+        (None, {"unigrams": [1.0, 2.0], "num_reserved_ids": 1}),
+        (None, {"unigrams": COUNTS[:4], "num_shards": 2, "shard": 2}),
+        (None, {"unigrams": COUNTS[:4], "num_shards": 0}),
+        (None, {"unigrams": COUNTS[:4], "num_shards": 2, "shard": -1}),
+        (None, {"vocab_file": "no file"}),
+    ],
+)
+def test_the_same_misuse_of_a_unigram_raises(text, options, tmp_path):
+    if text is not None:
+        (tmp_path / "vocabulary.csv").write_bytes(text)
+        options = {"vocab_file": str(tmp_path / "vocabulary.csv")} | options
+    with pytest.raises((tf.errors.InvalidArgumentError, tf.errors.NotFoundError)):
+        expected_counts(tf.random, 2, **options)
+    with pytest.raises(OSError if "vocab_file" in options and text is None else ValueError):
+        expected_counts(dialect.random, 2, **options)
+
+
+@pytest.mark.parametrize("name", ["uniform", "log_uniform", "learned_unigram", "fixed_unigram"])
+def test_true_classes_out_of_range(name):
+    """They raise where they can be seen; under ``jit`` their expected counts are NaN."""
+    name, more = f"{name}_candidate_sampler", {"unigrams": COUNTS} if "fixed" in name else {}
+    theirs, mine = getattr(tf.random, name), getattr(dialect.random, name)
+    key = jax.random.key(0)
+    for y in (np.array([[7]]), np.array([[-1]])):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            theirs(y, 1, 2, True, 7, **more)
+        with pytest.raises(ValueError, match="true_classes must be in"):
+            mine(y, 1, 2, True, 7, key=key, **more)
+    y = jnp.array([[7], [0], [-1]])
+    _, true, _ = jax.jit(lambda y: mine(y, 1, 2, True, 7, key=key, **more))(y)
+    np.testing.assert_array_equal(np.isnan(true[:, 0]), [True, False, True])
 
 
 def test_all_candidates_are_the_full_softmax():
@@ -294,6 +389,17 @@ def test_all_candidates_are_the_full_softmax():
 
 
 # --- where the original is wrong ----------------------------------------------------------------
+
+
+def test_shards_with_reserved_ids():
+    """Of 3 reserved ids and the words 3 … 9, both shards have the words 3, 5, 7 and 9 there."""
+    options = {"unigrams": COUNTS, "num_reserved_ids": 3, "num_shards": 2}
+    odd, even = [0, *COUNTS[0::2]], [0, 0, *COUNTS[1::2]]
+    for shard, (wrong, right) in enumerate((([0, *odd], even), (odd, odd))):
+        value = expected_counts(tf.random, len(wrong), shard=shard, **options)
+        np.testing.assert_allclose(value, np.divide(wrong, np.sum(wrong)), rtol=1e-5)
+        value = expected_counts(dialect.random, len(right), shard=shard, **options)
+        np.testing.assert_allclose(value, np.divide(right, np.sum(right)), rtol=1e-5)
 
 
 def test_labels_that_do_not_sum_to_one():

@@ -23,6 +23,18 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks, losses, sampled, sigmoid, soft
 from jaxent.compat._arrays import classes_last, stretch
+from jaxent.compat.tensorflow.random import _true_classes
+from jaxent.compat.tensorflow.random import all_candidate_sampler as all_candidate_sampler
+from jaxent.compat.tensorflow.random import (
+    fixed_unigram_candidate_sampler as fixed_unigram_candidate_sampler,
+)
+from jaxent.compat.tensorflow.random import (
+    learned_unigram_candidate_sampler as learned_unigram_candidate_sampler,
+)
+from jaxent.compat.tensorflow.random import (
+    log_uniform_candidate_sampler as log_uniform_candidate_sampler,
+)
+from jaxent.compat.tensorflow.random import uniform_candidate_sampler as uniform_candidate_sampler
 
 
 def softmax_cross_entropy_with_logits(
@@ -186,7 +198,7 @@ def sampled_softmax_loss(
 
     Raises:
       TypeError: neither ``sampled_values`` nor ``key``, or a ``seed``; wrong dtypes.
-      ValueError: shapes do not fit.
+      ValueError: shapes do not fit; a label out of range, where it can be seen.
 
     Example:
       >>> table, labels = jnp.eye(8), jnp.array([[1], [2]])
@@ -276,7 +288,7 @@ def _sampled(
         _checks.floats("biases", bias),
         _checks.floats("inputs", inputs),
     )
-    y = _true_classes("labels", labels, num_true)
+    y = _true_classes("labels", labels, num_true, num_classes)
     if table.shape[:1] != (num_classes,):
         raise ValueError(
             f"weights must have {num_classes} rows, one a class; got {_checks.describe(table)}."
@@ -292,247 +304,3 @@ def _sampled(
         )
     rows = sampled.gather_rows(table.astype(x.dtype), y, samples, bias=bias.astype(x.dtype))
     return x, y, samples, rows
-
-
-# --- candidate samplers -------------------------------------------------------------------------
-
-
-def uniform_candidate_sampler(
-    true_classes: ArrayLike,
-    num_true: int,
-    num_sampled: int,
-    unique: bool,
-    range_max: int,
-    seed: None = None,
-    name: str | None = None,
-    *,
-    key: jax.Array | None = None,
-) -> sampled.Samples:
-    """``tf.random.uniform_candidate_sampler``: all classes alike.
-
-    Args:
-      true_classes: class indices ``[batch, num_true]``.
-      num_true: how many each example has.
-      num_sampled: how many classes to sample; a Python integer.
-      unique: without replacement, from how many tries being part of the expected counts.
-      range_max: how many classes there are; a Python integer.
-      seed: None; there is no hidden state to seed. Give ``key``.
-      name: ignored.
-      key: a key of ``jax.random``.
-
-    Returns:
-      the tuple (ids ``[num_sampled]``, true_expected_count ``[batch, num_true]``,
-      sampled_expected_count ``[num_sampled]``).
-
-    Raises:
-      TypeError: no ``key``, or a ``seed``; classes not integer.
-      ValueError: ``true_classes`` not ``[batch, num_true]``; more unique samples than classes.
-
-    Example:
-      >>> ids, true, _ = uniform_candidate_sampler(
-      ...     jnp.array([[3]]), 1, 4, False, 8, key=jax.random.key(0))
-      >>> print(ids.shape, true)
-      (4,) [[0.5]]
-    """
-    y = _true_classes("true_classes", true_classes, num_true)
-    key = _key(key, seed)
-    return sampled.uniform(key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique)
-
-
-def log_uniform_candidate_sampler(
-    true_classes: ArrayLike,
-    num_true: int,
-    num_sampled: int,
-    unique: bool,
-    range_max: int,
-    seed: None = None,
-    name: str | None = None,
-    *,
-    key: jax.Array | None = None,
-) -> sampled.Samples:
-    """``tf.random.log_uniform_candidate_sampler``: for classes numbered by falling frequency.
-
-    Args:
-      true_classes: as of :func:`uniform_candidate_sampler`, and so all that follow.
-      num_true: how many each example has.
-      num_sampled: how many classes to sample.
-      unique: without replacement.
-      range_max: how many classes there are.
-      seed: None.
-      name: ignored.
-      key: a key of ``jax.random``.
-
-    Returns:
-      as :func:`uniform_candidate_sampler`.
-
-    Raises:
-      TypeError, ValueError: as :func:`uniform_candidate_sampler`.
-
-    Example:
-      >>> _, true, _ = log_uniform_candidate_sampler(
-      ...     jnp.array([[0, 5]]), 2, 1, False, 100, key=jax.random.key(0))
-      >>> print(true)
-      [[0.1502 0.0334]]
-    """
-    y = _true_classes("true_classes", true_classes, num_true)
-    key = _key(key, seed)
-    return sampled.log_uniform(
-        key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique
-    )
-
-
-def fixed_unigram_candidate_sampler(
-    true_classes: ArrayLike,
-    num_true: int,
-    num_sampled: int,
-    unique: bool,
-    range_max: int,
-    vocab_file: str = "",
-    distortion: float = 1.0,
-    num_reserved_ids: int = 0,
-    num_shards: int = 1,
-    shard: int = 0,
-    unigrams: ArrayLike | Sequence[float] = (),
-    seed: None = None,
-    name: str | None = None,
-    *,
-    key: jax.Array | None = None,
-) -> sampled.Samples:
-    """``tf.random.fixed_unigram_candidate_sampler``: by given counts.
-
-    Args:
-      true_classes: as of :func:`uniform_candidate_sampler`, and so all that follow.
-      num_true: how many each example has.
-      num_sampled: how many classes to sample.
-      unique: without replacement.
-      range_max: how many classes there are, the reserved ones included.
-      vocab_file: "": read the counts yourself, and give them as ``unigrams``.
-      distortion: the counts' exponent.
-      num_reserved_ids: so many ids in front of the counted classes are never sampled.
-      num_shards: 1: a sample of one part of the classes is not here.
-      shard: 0.
-      unigrams: counts ``[range_max - num_reserved_ids]``.
-      seed: None.
-      name: ignored.
-      key: a key of ``jax.random``.
-
-    Returns:
-      as :func:`uniform_candidate_sampler`.
-
-    Raises:
-      TypeError: as :func:`uniform_candidate_sampler`.
-      ValueError: as there; not one count a class; a ``vocab_file`` or shards.
-
-    Example:
-      >>> _, true, _ = fixed_unigram_candidate_sampler(
-      ...     jnp.array([[0]]), 1, 1, False, 3, unigrams=[3.0, 4.0, 1.0], key=jax.random.key(0))
-      >>> print(true)
-      [[0.375]]
-    """
-    if vocab_file or (num_shards, shard) != (1, 0):
-        raise ValueError("vocab_file and shards are not supported; give all counts as unigrams.")
-    counts = _checks.numbers("unigrams", jnp.asarray(unigrams, jnp.float32))
-    if counts.shape != (range_max - num_reserved_ids,):
-        raise ValueError(
-            f"unigrams must hold {range_max - num_reserved_ids} counts, one a class that is not "
-            f"reserved; got {_checks.describe(counts)}."
-        )
-    y = _true_classes("true_classes", true_classes, num_true)
-    table = sampled.unigram_table(counts, distortion=distortion, num_reserved_ids=num_reserved_ids)
-    return sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
-
-
-def learned_unigram_candidate_sampler(
-    true_classes: ArrayLike,
-    num_true: int,
-    num_sampled: int,
-    unique: bool,
-    range_max: int,
-    seed: None = None,
-    name: str | None = None,
-    *,
-    key: jax.Array | None = None,
-    table: sampled.UnigramTable | None = None,
-) -> sampled.Samples:
-    """``tf.random.learned_unigram_candidate_sampler``: by the counts of the labels seen so far.
-
-    The counts are yours to keep: sample with ``table``, then add the batch with
-    ``jaxent.sampled.observe(table, true_classes)``. (There they hide in the op, and a checkpoint
-    loses them.)
-
-    Args:
-      true_classes: as of :func:`uniform_candidate_sampler`, and so all that follow.
-      num_true: how many each example has.
-      num_sampled: how many classes to sample.
-      unique: without replacement.
-      range_max: how many classes there are.
-      seed: None.
-      name: ignored.
-      key: a key of ``jax.random``.
-      table: the counts; None is ``jaxent.sampled.learned_unigram(range_max)``, nothing seen yet.
-
-    Returns:
-      as :func:`uniform_candidate_sampler`.
-
-    Raises:
-      TypeError, ValueError: as :func:`uniform_candidate_sampler`.
-
-    Example:
-      >>> _, true, _ = learned_unigram_candidate_sampler(
-      ...     jnp.array([[1]]), 1, 2, False, 4, key=jax.random.key(0))
-      >>> print(true)
-      [[0.5]]
-    """
-    y = _true_classes("true_classes", true_classes, num_true)
-    table = sampled.learned_unigram(range_max) if table is None else table
-    return sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
-
-
-def all_candidate_sampler(
-    true_classes: ArrayLike,
-    num_true: int,
-    num_sampled: int,
-    unique: bool,
-    seed: None = None,
-    name: str | None = None,
-) -> sampled.Samples:
-    """``tf.random.all_candidate_sampler``: every class once, for tests.
-
-    Args:
-      true_classes: class indices ``[batch, num_true]``.
-      num_true: how many each example has.
-      num_sampled: how many classes there are.
-      unique: ignored.
-      seed: ignored.
-      name: ignored.
-
-    Returns:
-      as :func:`uniform_candidate_sampler`; all expected counts are 1.
-
-    Raises:
-      TypeError, ValueError: as :func:`uniform_candidate_sampler`.
-
-    Example:
-      >>> print(all_candidate_sampler(jnp.array([[1]]), 1, 3, True).ids)
-      [0 1 2]
-    """
-    y = _true_classes("true_classes", true_classes, num_true)
-    return sampled.all_classes(y, num_classes=num_sampled)
-
-
-def _true_classes(name, value, num_true):
-    y = _checks.indices(name, value)
-    if y.ndim != 2 or y.shape[1] != num_true:
-        raise ValueError(
-            f"{name} must have shape [batch, num_true={num_true}]; got {_checks.describe(y)}."
-        )
-    return y
-
-
-def _key(key, seed):
-    if key is None or seed is not None:
-        raise TypeError(
-            "sampling needs key=, a key of jax.random and a new one each step; a seed has no state "
-            "to start here."
-        )
-    return key
