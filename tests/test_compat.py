@@ -47,7 +47,15 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
     ),
     "optax sigmoid": (optax.sigmoid_binary_cross_entropy, BINARY),
     "optax focal": (lambda x, z: optax.sigmoid_focal_loss(x, 0.8 * z + 0.1, alpha=0.3), BINARY),
+    "optax focal options": (
+        lambda x, z: optax.sigmoid_focal_loss(x, 0.8 * z + 0.1, alpha=TABLE / 4, gamma=TABLE),
+        BINARY,
+    ),
     "optax poly": (optax.poly_loss_cross_entropy, SOFT),
+    "optax poly options": (
+        lambda x, q: optax.poly_loss_cross_entropy(x, q, epsilon=TABLE[:3] - 1),
+        SOFT,
+    ),
     "optax kl": (of_probs(lambda p, q: optax.kl_divergence(jnp.log(p), q)), SOFT),
     "torch": (
         lambda x, y: F.cross_entropy(x, y, jnp.asarray(TABLE), label_smoothing=0.1),
@@ -194,6 +202,27 @@ def test_options_are_traced():
         for a, b in zip(first, second, strict=True)
     )
     assert all(np.isnan(a).any() for a in losses(1.5, -2.0)[:4])
+
+
+def test_options_that_are_arrays_are_bounded_as_numbers_are():
+    """They raise where they can be seen; elsewhere their elements are NaN."""
+    x, q = jnp.asarray(LOGITS[0]), jnp.asarray(ONEHOT[0])
+    for name, loss, option in (
+        ("gamma", lambda g: optax.sigmoid_focal_loss(x, q, gamma=g), [1.0, -0.5, 2.0, 0.0]),
+        ("gamma", lambda g: optax.sigmoid_focal_loss(x, q, gamma=g), [1.0, np.nan, 2.0, 0.0]),
+        ("epsilon", lambda e: optax.poly_loss_cross_entropy(x, q, epsilon=e), [1.0, -1.5, 2.0]),
+    ):
+        option = jnp.array(option)
+        with pytest.raises(ValueError, match=name):
+            loss(option)
+        bad = np.arange(option.size) == 1
+        together = np.isnan(jax.jit(loss)(option)).reshape(-1, option.size)
+        np.testing.assert_array_equal(together, np.broadcast_to(bad, together.shape))
+        each = np.isnan(jax.vmap(loss)(option)).reshape(option.size, -1)
+        np.testing.assert_array_equal(each, np.broadcast_to(bad[:, None], each.shape))
+        with pytest.raises(ValueError, match="broadcast"):
+            loss(jnp.ones(7))
+        assert loss(jnp.ones((0, 1, 1))).size == 0
 
 
 def test_float64_stays_float64():

@@ -2,6 +2,8 @@
 
 import math
 import operator
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -55,9 +57,28 @@ def stretch(name: str, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def wider(*arrays: jax.Array):
-    """The dtype arithmetic on these gives under JAX's standard promotion."""
+    """The dtype arithmetic on these gives under JAX's standard promotion; numbers yield."""
     with jax.numpy_dtype_promotion("standard"):
-        return jnp.result_type(*(x.dtype for x in arrays))
+        return jnp.result_type(*arrays)
+
+
+def each_option(name: str, loss: Callable, arrays, option: ArrayLike) -> jax.Array:
+    """``loss(arrays, option)``, elementwise, where an option may be an array as well.
+
+    The core's options are scalars, so elements are mapped over. Those at the ends of its range are
+    tried alone: what raises of a scalar, raises of an array.
+    """
+    if not jnp.ndim(option):
+        return loss(arrays, option)
+    values = _checks.known(option)
+    for end in () if values is None or not values.size else (values.min(), values.max()):
+        jax.eval_shape(partial(loss, option=end), arrays)
+    option = _checks.array(name, option)
+    shape = broadcast_shape(losses=jax.tree.leaves(arrays)[0], **{name: option})
+    arrays = jax.tree.map(lambda x: stretch("losses", x, shape), arrays)
+    for _ in shape:
+        loss = jax.vmap(loss)
+    return loss(arrays, stretch(name, option, shape))
 
 
 def balance(targets: jax.Array, alpha: ArrayLike) -> jax.Array:

@@ -14,7 +14,7 @@ What differs, because it is wrong there:
 - Confident examples, offsets common to all logits and ±inf logits keep their loss and gradient.
 - ``poly_loss_cross_entropy`` and the divergences take a ``where`` of whole examples too.
 - Targets of 0 leave the gradients of a divergence finite.
-- ``gamma`` of the focal loss and ``epsilon`` of the poly loss are scalars, at least 0 and −1.
+- ``gamma`` of the focal loss is at least 0, and ``epsilon`` of the poly loss at least −1.
 
 Not here, because they are not cross-entropies: the hinge, perceptron, sparsemax, Fenchel–Young,
 dice, cosine, NT-Xent and triplet losses, CTC and the regressions.
@@ -34,6 +34,7 @@ from jaxent.compat._arrays import (
     balance,
     broadcast_shape,
     classes_last,
+    each_option,
     stretch,
     wider,
 )
@@ -165,11 +166,11 @@ def sigmoid_focal_loss(
     Args:
       logits: float, any shape.
       labels: in [0, 1]; broadcasts against the logits.
-      alpha: the weight of label 1, 1 − alpha that of label 0; None weighs nothing.
-      gamma: the exponent, a scalar ≥ 0.
+      alpha: the weight of label 1, 1 − alpha that of label 0; None weighs nothing; broadcasts.
+      gamma: the exponent, ≥ 0; broadcasts.
 
     Returns:
-      losses, in the logits' dtype.
+      losses, in the logits' dtype, promoted with that of an option that is an array.
 
     Raises:
       TypeError: logits not floating-point.
@@ -180,11 +181,16 @@ def sigmoid_focal_loss(
       >>> print(sigmoid_focal_loss(x, y, alpha=0.25))
       [0.0433 2.0747]
     """
-    x, z, dtype = _elementwise(logits, labels)
-    loss = probabilities.sigmoid_focal(x, z, gamma=gamma)
+    options = {"gamma": gamma} | ({} if alpha is None else {"alpha": alpha})
+    x, z, dtype = _elementwise(logits, labels, **options)
+    loss = each_option("gamma", _focal, (x, z), gamma)
     if alpha is not None:
         loss = balance(z.astype(loss.dtype), alpha) * loss
     return loss.astype(dtype)
+
+
+def _focal(pair, option):
+    return probabilities.sigmoid_focal(*pair, gamma=option)
 
 
 def poly_loss_cross_entropy(
@@ -200,12 +206,12 @@ def poly_loss_cross_entropy(
     Args:
       logits: float, any rank.
       labels: target distributions, float; broadcasts against the logits.
-      epsilon: the weight of the further term, a scalar ≥ −1.
+      epsilon: the weight of the further term, ≥ −1; broadcasts against the losses.
       axis: the class axis or axes; None is all.
       where: bool, whole examples or single classes.
 
     Returns:
-      losses, the logits' shape without ``axis``.
+      losses, the logits' shape without ``axis``, broadcast against ``epsilon``.
 
     Raises:
       TypeError: logits or labels not floating-point.
@@ -217,8 +223,16 @@ def poly_loss_cross_entropy(
       1.3108
     """
     x, q, keep, dtype = _dense(logits, _checks.floats("labels", labels), axis, where)
-    each = poly1(probabilities.class_stats(x, where=keep), epsilon=epsilon)
+    dtype = wider(jnp.zeros((), dtype), _checks.array("epsilon", epsilon))
+    s = probabilities.class_stats(x, where=keep)
+    each = each_option("epsilon", _poly1, s, epsilon[..., None] if jnp.ndim(epsilon) else epsilon)
+    q, shape = stretch("labels", q, each.shape), each.shape[:-1]
+    keep = None if keep is None else stretch("where", keep, shape)
     return probabilities.expected_loss(each, q, where=keep).astype(dtype)
+
+
+def _poly1(s, option):
+    return poly1(s, epsilon=option)
 
 
 def kl_divergence(
@@ -357,7 +371,7 @@ def smooth_labels(
 
     Args:
       labels: float, any rank.
-      alpha: the share spread over all classes; broadcasts.
+      alpha: the share spread over all classes; broadcasts against the labels.
       axis: the class axis or axes; None is all.
       where: bool, broadcasting to the labels: the classes that count.
 
@@ -366,7 +380,7 @@ def smooth_labels(
 
     Raises:
       TypeError: labels not floating-point.
-      ValueError: an axis out of bounds.
+      ValueError: shapes do not broadcast, an axis out of bounds.
 
     Example:
       >>> print(smooth_labels(jnp.array([1.0, 0.0, 0.0, 0.0]), 0.1))
@@ -374,10 +388,13 @@ def smooth_labels(
     """
     q = _checks.floats("labels", labels)
     axes = axes_of(axis, q.ndim)
+    alpha = _checks.array("alpha", alpha)
+    dtype, shape = wider(q, alpha), broadcast_shape(labels=q, alpha=alpha)
     counted = jnp.ones(q.shape, bool) if where is None else stretch("where", _bool(where), q.shape)
-    classes = jnp.sum(counted, axes, keepdims=True, dtype=jnp.int32).astype(q.dtype)
-    alpha = stretch("alpha", _checks.array("alpha", alpha).astype(q.dtype), q.shape)
-    return (1 - alpha) * q + alpha / jnp.broadcast_to(classes, q.shape)
+    classes = jnp.sum(counted, axes, keepdims=True, dtype=jnp.int32)
+    q, classes = (stretch("labels", x.astype(dtype), shape) for x in (q, classes))
+    alpha = stretch("alpha", alpha.astype(dtype), shape)
+    return (1 - alpha) * q + alpha / classes
 
 
 # --- shapes and masks ---------------------------------------------------------------------------
@@ -429,10 +446,13 @@ def _dense(logits, labels, axis, where):
     return x, q if possible is None else jnp.where(possible, q, jnp.zeros_like(q)), keep, dtype
 
 
-def _elementwise(logits, labels):
+def _elementwise(logits, labels, **options):
+    """Logits and labels of one shape, which is that of the losses, and the losses' dtype."""
     x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
-    shape = broadcast_shape(logits=x, labels=z)
-    return stretch("logits", x, shape), stretch("labels", z, shape), x.dtype
+    options = {name: _checks.array(name, option) for name, option in options.items()}
+    shape = broadcast_shape(logits=x, labels=z, **options)
+    dtype = wider(x, *options.values())
+    return stretch("logits", x, shape), stretch("labels", z, shape), dtype
 
 
 def _logs(log_predictions, name, targets, axis, where):

@@ -147,6 +147,57 @@ def test_focal():
         check("sigmoid_focal_loss", [x, soft], gamma=gamma, alpha=0.25)
 
 
+OPTIONS = [  # each beside logits [2, 3, 4]
+    *((), (1,), (4,), (3, 1), (2, 1, 1), (1, 3, 4), (2, 3, 4)),
+    *((5, 1, 1, 1), (5, 2, 3, 4), (2, 1, 1, 3, 1)),  # these widen the result
+]
+
+
+@pytest.mark.parametrize("shape", OPTIONS, ids=str)
+def test_options_that_are_arrays(shape):
+    """Of every shape that broadcasts, traced, with gradients in the options too."""
+    x, hard = draw(1, 2, 3, 4), np.eye(4)[[[0, 1, 3], [2, 2, 0]]]
+    option = np.random.default_rng(5).uniform(0.1, 0.9, shape).reshape(shape)
+
+    def focal(module):
+        return lambda x, gamma, alpha, z: module.sigmoid_focal_loss(x, z, gamma=gamma, alpha=alpha)
+
+    def poly(module):
+        return lambda x, e, q: module.poly_loss_cross_entropy(x, q, epsilon=e)
+
+    def smooth(module):
+        return lambda q, alpha: module.smooth_labels(q, alpha, axis=(0, 2))
+
+    soft = distributions(3, 2, 3, 4)
+    for made, primals, fixed in (
+        (focal, [x, 4 * option, option], {"z": hard}),
+        (focal, [x, 4 * option, option.ravel()[:1]], {"z": soft[:1]}),
+        (focal, [x[0], option.ravel()[:1], option], {"z": soft[0]}),
+        (poly, [x, 3 * option[..., 0] - 1 if shape else option], {"q": soft}),
+        (smooth, [soft, option], {}),
+    ):
+        primals = [np.asarray(p) for p in primals]
+        mine = ours(made(dialect), primals, "float32", **fixed)
+        agree(mine, reference(made(theirs), primals, "float32", **fixed), "float32", shape)
+
+
+def test_dtypes_of_options():
+    """An array's dtype promotes the losses', a number's does not."""
+    x, q = (jnp.asarray(f(1, 2, 3), jnp.bfloat16) for f in (draw, distributions))
+    for option in (2, jnp.float32(0.5), jnp.full(3, 0.5, jnp.bfloat16)):
+        few = option[:2] if jnp.ndim(option) else option
+        for call in (
+            lambda m, o=option: m.sigmoid_focal_loss(x, q, gamma=o),
+            lambda m, o=option: m.sigmoid_focal_loss(x, q, alpha=o),
+            lambda m, o=few: m.poly_loss_cross_entropy(x, q, epsilon=o),
+            lambda m, o=option: m.smooth_labels(q, o),
+        ):
+            with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+                wanted = call(theirs)
+            assert call(dialect).dtype == wanted.dtype
+            np.testing.assert_allclose(*(np.float32(v) for v in (call(dialect), wanted)), rtol=0.03)
+
+
 @pytest.mark.parametrize("reduce_fn", [jnp.mean, jnp.sum, None])
 def test_ranking(reduce_fn):
     x, q = draw(1, 4, 5), np.arange(20.0).reshape(4, 5) % 3
