@@ -67,6 +67,10 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
         lambda x, z: F.binary_cross_entropy_with_logits(x, z, pos_weight=jnp.asarray(TABLE)),
         BINARY,
     ),
+    "torch probs": (
+        lambda x, z: F.binary_cross_entropy(jax.nn.sigmoid(x / 256), 0.8 * z + 0.1),
+        BINARY,
+    ),
     "torch kl": (of_probs(lambda p, q: F.kl_div(jnp.log(p), q, reduction="sum")), SOFT),
     "tf sparse": (lambda x, y: nn.sparse_softmax_cross_entropy_with_logits(y, x), LABELS),
     "tf axis": (lambda x, q: nn.softmax_cross_entropy_with_logits(q, x, axis=0), SOFT),
@@ -76,6 +80,8 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
         LABELS,
     ),
     "tf1 dense": (lambda x, q: tf1.softmax_cross_entropy(q, x, label_smoothing=0.1), ONEHOT),
+    "tf1 log": (of_probs(lambda p, z: tf1.log_loss(z, p)), BINARY),
+    "keras kl": (of_probs(lambda p, q: keras.kl_divergence(q, p)), SOFT),
     "keras sparse": (
         lambda x, y: keras.SparseCategoricalCrossentropy(True, ignore_class=3)(y, x),
         LABELS,

@@ -225,7 +225,7 @@ def poly_loss_cross_entropy(
     x, q, keep, dtype = _dense(logits, _checks.floats("labels", labels), axis, where)
     dtype = wider(jnp.zeros((), dtype), _checks.array("epsilon", epsilon))
     s = probabilities.class_stats(x, where=keep)
-    each = each_option("epsilon", _poly1, s, epsilon[..., None] if jnp.ndim(epsilon) else epsilon)
+    each = jax.vmap(lambda s: each_option("epsilon", _poly1, s, epsilon), -1, -1)(s)
     q, shape = stretch("labels", q, each.shape), each.shape[:-1]
     keep = None if keep is None else stretch("where", keep, shape)
     return probabilities.expected_loss(each, q, where=keep).astype(dtype)

@@ -21,6 +21,8 @@ index out of range makes its loss and gradient NaN. What differs, because it is 
 - A logit of −inf rules its class out: no loss where its probability is 0, and no share of the
   smoothing of class indices (without ``weight``, which asks for it class by class).
 - Confident examples keep their tiny loss and gradient.
+- ``binary_cross_entropy`` of a probability that rules its target out is infinite, and so is its
+  gradient (100 and 1e12 there); that of a certain and right one has its slope (0 there).
 - A negative ``label_smoothing`` or ``pos_weight`` raises.
 - Class indices may have any integer dtype.
 """
@@ -259,10 +261,54 @@ def binary_cross_entropy_with_logits(
     if jnp.ndim(positive):
         positive = stretch("pos_weight", _checks.numbers("pos_weight", positive), x.shape)
     loss = sigmoid.sigmoid_cross_entropy(x, z.astype(x.dtype), pos_weight=positive)
-    if weight is not None:
-        weight = stretch("weight", _checks.numbers("weight", weight), x.shape)
-        loss = times(weight.astype(loss.dtype), loss)
-    return _reduce(loss, loss.size, reduction, wider(x, z))
+    return _reduce(_weighed(loss, weight), loss.size, reduction, wider(x, z))
+
+
+def binary_cross_entropy(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """``F.binary_cross_entropy``: independent probabilities; no logarithm stops at −100.
+
+    Logits lose nothing on the way: :func:`binary_cross_entropy_with_logits`.
+
+    Args:
+      input: in [0, 1], float, any shape; outside it is NaN under ``jit``, where it cannot raise.
+      target: in [0, 1], of the input's shape and dtype.
+      weight: real; broadcasts to the input, from the right.
+      size_average: as of :func:`cross_entropy`.
+      reduce: as of :func:`cross_entropy`.
+      reduction: "mean" (over all elements), "sum" or "none".
+
+    Returns:
+      a scalar, or with "none" losses of the input's shape.
+
+    Raises:
+      TypeError: input or target not floating-point, or of two dtypes.
+      ValueError: shapes do not fit, an unknown ``reduction``; an element outside [0, 1], where it
+        can be seen.
+
+    Example:
+      >>> p, z = jnp.array([0.5, 0.25, 0.0]), jnp.array([1.0, 0.0, 0.0])
+      >>> print(binary_cross_entropy(p, z, reduction="none"))
+      [0.6931 0.2877 0.    ]
+    """
+    reduction = _reduction(reduction, size_average, reduce)
+    p, z = _checks.floats("input", input), _checks.floats("target", target)
+    if z.shape != p.shape:
+        raise _checks.shape_error("target", z, p.shape, "input")
+    if z.dtype != p.dtype:
+        raise TypeError(f"target must have the input's dtype, {p.dtype}; got {z.dtype}.")
+    for name, x in (("input", p), ("target", z)):
+        values = _checks.known(x)
+        if values is not None and not ((values >= 0) & (values <= 1)).all():
+            raise ValueError(f"all elements of {name} should be between 0 and 1.")
+    loss = probabilities.binary_prob_cross_entropy(p, z)
+    return _reduce(_weighed(loss, weight), loss.size, reduction, p.dtype)
 
 
 def kl_div(
@@ -320,7 +366,14 @@ def _soft(x, q, table, ignore_index, label_smoothing):
     return soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
 
 
-# --- reductions ---------------------------------------------------------------------------------
+# --- weights and reductions ---------------------------------------------------------------------
+
+
+def _weighed(loss, weight):
+    if weight is None:
+        return loss
+    weight = stretch("weight", _checks.numbers("weight", weight), loss.shape)
+    return times(weight.astype(loss.dtype), loss)
 
 
 def _reduction(reduction, size_average, reduce, *more) -> str:

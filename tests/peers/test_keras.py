@@ -64,6 +64,7 @@ def test_ranks(shape):
         check("categorical_crossentropy", q, pred, label_smoothing=0.1, **options)
         check("categorical_focal_crossentropy", q, pred, gamma=1.5, **options)
     z = np.random.default_rng(5).uniform(size=shape)
+    check("kl_divergence", q, 0.7 * p)  # taken as they are: their sum is no matter
     for pred, from_logits in ((x, True), (p, False)):
         check("binary_crossentropy", z, pred, from_logits=from_logits, label_smoothing=0.1)
         check("binary_focal_crossentropy", z, pred, from_logits=from_logits)
@@ -96,6 +97,7 @@ def test_the_clip_that_is_asked_for():
     check("categorical_crossentropy", np.eye(3)[y], p, mine=mine, label_smoothing=0.1)
     check("categorical_focal_crossentropy", np.eye(3)[y], p, mine=mine)
     check("binary_crossentropy", np.eye(3)[y], p, mine=mine)
+    check("kl_divergence", np.eye(3)[y], p, mine=mine)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
@@ -104,6 +106,8 @@ def test_dtypes(dtype):
     y = np.array([0, 4, 2, 2, 1, 3])
     check("sparse_categorical_crossentropy", y, x, dtype, from_logits=True)
     check("categorical_crossentropy", q, x, dtype, from_logits=True)
+    if dtype != "float16":  # gradients of −inf there
+        check("kl_divergence", q, p, dtype)
     if dtype != "float64":  # a mean in float32 there
         check("binary_crossentropy", np.eye(5)[y], x, dtype, from_logits=True)
     if dtype == "float64":  # 1 − 1e-7 is 1 in 16 bits, and a probability of 1 a loss of inf
@@ -155,6 +159,12 @@ def test_the_generalized_class():
     check_class("CategoricalGeneralizedCrossEntropy", y, p, WEIGHTS[:3], compiled=True, q=0.3)
     column = dialect.CategoricalGeneralizedCrossEntropy()(y[:, None], jnp.asarray(p))
     np.testing.assert_allclose(column, (2 - 2 * np.sqrt(p[[0, 1, 2], y])).mean(), rtol=1e-5)
+
+
+def test_the_divergence():
+    q, p = distributions(3, 6, 5), distributions(2, 6, 5)
+    for options in ({}, {"reduction": "mean_with_sample_weight"}):
+        check_class("KLDivergence", q, p, WEIGHTS, compiled=True, **options)
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -216,6 +226,8 @@ X, Y, Q = np.zeros((3, 4), np.float32), np.array([0, 1, 2]), np.full((3, 4), 0.2
         ("binary_crossentropy", (Q[:2], X), {}),
         ("binary_crossentropy", (Q[0], X), {}),
         ("binary_focal_crossentropy", (Q[0], X), {}),
+        ("kl_divergence", (Q[:2], X), {}),
+        ("KLDivergence", (), {"reduction": "avg"}),
         ("CategoricalGeneralizedCrossEntropy", (), {"q": 1.0}),
         ("SparseCategoricalCrossentropy", (), {"reduction": "avg"}),
         ("BinaryCrossentropy", (), {"reduction": "weighted_mean"}),
@@ -320,6 +332,17 @@ def test_probabilities_are_not_clipped():
     np.testing.assert_allclose(gradient, truth, rtol=1e-5)
 
 
+def test_a_divergence_is_not_clipped():
+    """16.1 at most there; a class of target 0 has a share of the gradient."""
+    q, p = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1e-20, 0.5], [0.0, 0.5]])
+    value, _, [gradient] = reference(labelled(theirs.kl_divergence, q), [p], "float32")
+    assert value[0] < 16.2 and gradient[0, 0] == 0 and gradient[0, 1] != 0
+    value, _, [gradient] = ours(labelled(dialect.kl_divergence, q), [p], "float32")
+    np.testing.assert_allclose(value, [20 * np.log(10), np.log(2)], rtol=1e-6)
+    truth = cotangents((2,))[:, None] * [[-1e20, 0], [0, -2]]
+    np.testing.assert_allclose(gradient, truth, rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["categorical_crossentropy", "categorical_focal_crossentropy"])
 def test_a_probability_of_zero(name):
     """It has an exact gradient where it is not the label's, and an infinite one where it is."""
@@ -402,3 +425,17 @@ def test_smoothing_out_of_range():
     for smoothing, q in itertools.product((-0.1, 1.1), (jnp.asarray(Q),)):
         with pytest.raises(ValueError, match="label_smoothing"):
             dialect.categorical_crossentropy(q, q, label_smoothing=smoothing)
+
+
+def test_every_name_is_here_or_named_as_out_of_scope():
+    names = {n for n in dir(theirs) if not n.startswith("_")}
+    out = {
+        *("CTC", "CategoricalHinge", "Circle", "CosineSimilarity", "Dice", "Hinge", "Huber"),
+        *("LogCosh", "Loss", "MeanAbsoluteError", "MeanAbsolutePercentageError"),
+        *("MeanSquaredError", "MeanSquaredLogarithmicError", "Poisson", "SquaredHinge", "Tversky"),
+        *("categorical_hinge", "circle", "cosine_similarity", "ctc", "deserialize", "dice", "get"),
+        *("hinge", "huber", "log_cosh", "mean_absolute_error", "mean_absolute_percentage_error"),
+        *("mean_squared_error", "mean_squared_logarithmic_error", "poisson", "serialize"),
+        *("squared_hinge", "tversky"),
+    }
+    assert {n for n in names if not hasattr(dialect, n)} == out

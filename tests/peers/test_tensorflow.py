@@ -162,6 +162,34 @@ def test_losses(smoothing):
     check("losses", "sigmoid_cross_entropy", primals, weights=weights, label_smoothing=smoothing)
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (6, 5), (2, 3, 5), (2, 1, 2, 1, 5)], ids=str)
+def test_log_loss(shape):
+    p, z = (np.asarray(u) for u in np.random.default_rng(8).uniform(size=(2, *shape)))
+    weights = np.array([2.0, 0.0, 0.5, 1.0, 0.0, 3.0])[: shape[0]] if shape else np.array(2.0)
+    weights = weights.reshape(shape[:1] + (1,) * (len(shape) - 1))
+    primals = {"labels": z, "predictions": p, "weights": weights}
+    check("losses", "log_loss", primals)
+    for reduction in REDUCTIONS if len(shape) == 2 else ():
+        check("losses", "log_loss", primals, reduction=reduction, epsilon=1e-2, compiled=False)
+
+
+def test_log_loss_of_the_certain():
+    """The epsilon is asked for by default, and ends the loss at 16.1; 0 is the truth."""
+    p, z = np.array([0.0, 1.0, 0.0, 1.0, 1.0]), np.array([1.0, 0.0, 0.0, 1.0, 0.5])
+    none = {"labels": z, "reduction": dialect.losses.Reduction.NONE}
+    check("losses", "log_loss", {"predictions": p}, **none)
+    check("losses", "log_loss", {"predictions": p.round() * 0.5 + 0.25}, epsilon=0, **none)
+    value, _, [gradient] = ours(
+        lambda p, labels: dialect.losses.log_loss(labels, p, epsilon=0, reduction="none"),
+        *([p], "float32"),
+        labels=z,
+    )
+    np.testing.assert_array_equal(value, [np.inf, np.inf, 0, 0, np.inf])
+    np.testing.assert_allclose(gradient[2:4] / cotangents((5,))[2:4], [1, -1], rtol=1e-6)
+    for dtype in ("float16", "bfloat16"):  # float32 there and here
+        check("losses", "log_loss", {"predictions": 0.9 * z + 0.05}, dtype, labels=z)
+
+
 def test_squeezed_axes():
     x, y, w = draw(1, 6, 5), np.arange(6)[:, None] % 5, np.arange(6.0)[:, None]
     check("losses", "sparse_softmax_cross_entropy", {"logits": x}, labels=y, weights=w)
@@ -216,6 +244,11 @@ SPARSE = "sparse_softmax_cross_entropy"
             *("losses", "sigmoid_cross_entropy"),
             {"multi_class_labels": Q, "logits": X, "weights": np.ones(3, "f4")},
         ),
+        ("losses", "log_loss", {"labels": Q[0], "predictions": X}),
+        ("losses", "log_loss", {"labels": None, "predictions": X}),
+        ("losses", "log_loss", {"labels": Q, "predictions": None}),
+        ("losses", "log_loss", {"labels": Q, "predictions": X, "weights": np.ones(3, "f4")}),
+        ("losses", "log_loss", {"labels": Q, "predictions": X, "reduction": "mean"}),
         ("losses", "compute_weighted_loss", {"losses": Q, "weights": Q[0]}),
         ("losses", "compute_weighted_loss", {"losses": Q, "weights": Q[:2]}),
         ("losses", "compute_weighted_loss", {"losses": Q, "weights": None}),
@@ -446,6 +479,14 @@ def test_weight_zero_is_a_mask():
         lambda x, w: dialect.losses.sigmoid_cross_entropy(q, x, w), [x, w[:, None]], "float32"
     )
     assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
+    p, z, w = np.array([0.5, np.nan, 7.0, 0.25]), [1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 0.0, 0.0]
+    assert np.isnan(V1.log_loss(z, p, w))
+    for epsilon in (0, 1e-7):
+        value, _, [gradient] = ours(
+            lambda p, e=epsilon: dialect.losses.log_loss(z, p, w, e), [p], "float32"
+        )
+        np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+        np.testing.assert_allclose(gradient / cotangents(()), [-2, 0, 0, 0], rtol=1e-6)
 
 
 def test_gradients_in_a_weight_of_zero():

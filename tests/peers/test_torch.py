@@ -109,6 +109,8 @@ def test_dtypes(dtype):
     check("cross_entropy", [x], dtype, target=np.abs(y).astype(np.uint8) % 5, reduction="none")
     check("nll_loss", [np.log(q)], dtype, target=y, weight=TABLE)
     check("binary_cross_entropy_with_logits", [x, q], dtype, pos_weight=TABLE)
+    # 0.01 of an ulp of 16 bits is no logarithm: probabilities away from 1
+    check("binary_cross_entropy", [0.8 * q + 0.1, q], dtype, weight=TABLE)
     check("kl_div", [np.log(distributions(6, 6, 5)), q], dtype, reduction="batchmean")
 
 
@@ -171,6 +173,23 @@ def test_binary_cross_entropy_with_logits(shape):
         check("binary_cross_entropy_with_logits", [x, z], weight=rows, reduction=reduction)
 
 
+@pytest.mark.parametrize("shape", [(), (5,), (6, 5), (2, 3, 5), (2, 1, 2, 5), (1, 2, 1, 2, 5)])
+def test_binary_cross_entropy(shape):
+    p, z = (np.asarray(u) for u in np.random.default_rng(8).uniform(0.01, 0.99, (2, *shape)))
+    columns = TABLE if shape else np.array(2.0)
+    rows = np.linspace(0, 2, 6)[:, None] if shape == (6, 5) else columns
+    check("binary_cross_entropy", [p, z], weight=columns)
+    for reduction in REDUCTIONS:
+        check("binary_cross_entropy", [p, z], weight=rows, reduction=reduction, compiled=False)
+        check(
+            "binary_cross_entropy",
+            [p],
+            target=np.asarray(z.round()),
+            reduction=reduction,
+            compiled=False,
+        )
+
+
 @pytest.mark.parametrize(
     ("shape", "other"), [((6, 5), (6, 5)), ((5,), (6, 5)), ((6, 5), (5,)), ((2, 3, 5), (3, 1))]
 )
@@ -197,6 +216,7 @@ def test_a_batch_of_nothing(reduction):
     check("cross_entropy", [nothing], target=ignored[:0], reduction=reduction)
     check("cross_entropy", [nothing, nothing], reduction=reduction)
     check("binary_cross_entropy_with_logits", [nothing, nothing], reduction=reduction)
+    check("binary_cross_entropy", [nothing, nothing], reduction=reduction)
     check("kl_div", [nothing, nothing], reduction=reduction)
     check("nll_loss", [x], target=ignored, reduction=reduction)
     check("cross_entropy", [x], target=ignored, label_smoothing=0.1, reduction=reduction)
@@ -238,6 +258,16 @@ X, Y, Q = np.zeros((3, 4), np.float32), np.array([0, 1, 2]), np.full((3, 4), 0.2
         ("binary_cross_entropy_with_logits", {"target": Q, "weight": Q[None]}),
         ("binary_cross_entropy_with_logits", {"target": Q, "pos_weight": Q[:, 0]}),
         ("binary_cross_entropy_with_logits", {"target": Q, "reduction": "batchmean"}),
+        ("binary_cross_entropy", {"target": Q[:2]}),
+        ("binary_cross_entropy", {"target": Q[0]}),
+        ("binary_cross_entropy", {"target": Q.astype(np.float16)}),
+        ("binary_cross_entropy", {"target": Q.astype(np.int64)}),
+        ("binary_cross_entropy", {"target": Q + 1}),
+        ("binary_cross_entropy", {"input": X - 0.1, "target": Q}),
+        ("binary_cross_entropy", {"input": X * np.nan, "target": Q}),
+        ("binary_cross_entropy", {"target": Q, "weight": Q[0, :3]}),
+        ("binary_cross_entropy", {"target": Q, "weight": Q[None]}),
+        ("binary_cross_entropy", {"target": Q, "reduction": "batchmean"}),
         ("linear_cross_entropy", {"linear_weight": X[:, :3], "target": Y}),
         ("linear_cross_entropy", {"linear_weight": X, "linear_bias": X[0], "target": Y}),
         ("linear_cross_entropy", {"linear_weight": X[0], "target": Y}),
@@ -304,6 +334,28 @@ def test_a_class_ruled_out():
     assert np.isnan(reference(theirs.kl_div, [log_p, zero], "float32", reduction="sum")[0])
     value, _, gradients = ours(F.kl_div, [log_p, zero], "float32", reduction="sum")
     assert value == 0 and np.isfinite(gradients[0]).all()
+
+
+def test_certain_probabilities():
+    """Of wrong ones 100 and a gradient of 1e12 there, of right ones no gradient."""
+    p, z = np.array([0.0, 1.0, 0.0, 1.0, 1e-40]), np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+    value, _, [gradient] = reference(
+        theirs.binary_cross_entropy, [p], "float64", target=z, reduction="none"
+    )
+    ct = cotangents((5,))
+    np.testing.assert_allclose(value, [100, 100, 0, 0, 40 * np.log(10)])
+    np.testing.assert_allclose(gradient, ct * [-1e12, 1e12, 0, 0, -1e12])
+    value, _, [gradient] = ours(F.binary_cross_entropy, [p], "float64", target=z, reduction="none")
+    np.testing.assert_allclose(value, [np.inf, np.inf, 0, 0, 40 * np.log(10)])
+    np.testing.assert_allclose(gradient, ct * [-np.inf, np.inf, 1, -1, -1e40])
+
+
+def test_probabilities_out_of_range_under_jit():
+    p = jnp.array([0.5, 1.5, -0.5, jnp.nan])
+    for of in (lambda p: p, jax.grad(lambda p: F.binary_cross_entropy(p, p * 0, reduction="sum"))):
+        both = jax.jit(lambda p, f=of: (f(p), F.binary_cross_entropy(p, p * 0, reduction="none")))
+        np.testing.assert_array_equal(np.isnan(both(p)[1]), [False, True, True, True])
+    np.testing.assert_array_equal(np.isnan(both(p)[0]), [False, True, True, True])
 
 
 def test_a_confident_example():

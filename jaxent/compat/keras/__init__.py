@@ -1,8 +1,9 @@
 """The cross-entropies of ``keras.losses``: functions, classes, and ``class_weight`` dicts.
 
 As there: labels come first; ``y_pred`` holds probabilities unless ``from_logits=True``, and rows of
-them are divided by their sum. Functions return one loss an example, in the dtype of ``y_pred``, of
-class indices in float32 or wider; classes reduce, and return ``dtype`` (None is float32).
+them are divided by their sum (but for the generalised loss and the divergence). Functions return
+one loss an example, in the dtype of ``y_pred``, of class indices in float32 or wider; classes
+reduce, and return ``dtype`` (None is float32).
 
 ====================================================  ========================================
 ``reduction="sum_over_batch_size"``, ``"mean"``       Σ w · loss / number of losses (of those
@@ -15,7 +16,8 @@ class indices in float32 or wider; classes reduce, and return ``dtype`` (None is
 A mean over nothing is 0. What differs, because it is wrong there:
 
 - Probabilities are not clipped to [1e-7, 1 − 1e-7], which ends every loss at 16.1 and its gradient
-  with it. Who wants the clip asks for it: ``epsilon=1e-7``.
+  with it. Who wants the clip asks for it: ``epsilon=1e-7``. (In a divergence it
+  also gives classes of target 0 a share.)
 - ``axis`` is the class axis for label smoothing and for class indices too.
 - A class index out of range, or no whole number, is NaN in value and gradient (a loss of 0 there).
 - ``ignore_class`` compares integers: 2049 is not 2048, whatever the dtype of ``y_pred``. An example
@@ -37,6 +39,7 @@ from jaxent.compat.keras.classes import CategoricalFocalCrossentropy as Categori
 from jaxent.compat.keras.classes import (
     CategoricalGeneralizedCrossEntropy as CategoricalGeneralizedCrossEntropy,
 )
+from jaxent.compat.keras.classes import KLDivergence as KLDivergence
 from jaxent.compat.keras.classes import (
     SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
 )
@@ -53,6 +56,7 @@ from jaxent.compat.keras.functions import (
 from jaxent.compat.keras.functions import (
     class_weight_to_sample_weights as class_weight_to_sample_weights,
 )
+from jaxent.compat.keras.functions import kl_divergence as kl_divergence
 from jaxent.compat.keras.functions import (
     sparse_categorical_crossentropy as sparse_categorical_crossentropy,
 )

@@ -16,6 +16,7 @@ from jaxent.compat.keras.functions import (
     categorical_crossentropy,
     categorical_focal_crossentropy,
     categorical_generalized_cross_entropy,
+    kl_divergence,
     sparse_losses,
 )
 
@@ -367,6 +368,35 @@ class BinaryFocalCrossentropy(_Loss):
             epsilon=epsilon,
         )
         super().__init__(function, reduction, name, dtype)
+
+
+class KLDivergence(_Loss):
+    """``keras.losses.KLDivergence``.
+
+    Args:
+      reduction: see the module.
+      name: of the loss.
+      dtype: of the result; None is float32.
+      epsilon: as of :func:`kl_divergence`.
+
+    Raises:
+      ValueError: an unknown reduction.
+
+    Example:
+      >>> q, p = jnp.array([[0.0, 1.0]]), jnp.array([[0.5, 0.5]])
+      >>> print(KLDivergence()(q, p))  # log 2
+      0.6931472
+    """
+
+    def __init__(
+        self,
+        reduction="sum_over_batch_size",
+        name="kl_divergence",
+        dtype=None,
+        *,
+        epsilon=0.0,
+    ):
+        super().__init__(partial(kl_divergence, epsilon=epsilon), reduction, name, dtype)
 
 
 def compiled_loss(loss: _Loss, keras):

@@ -272,6 +272,36 @@ def binary_focal_crossentropy(
     return jnp.mean(loss, axes_of(axis, loss.ndim)).astype(jnp.result_type(y_pred))
 
 
+def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike, *, epsilon: float = 0.0) -> jax.Array:
+    """``keras.losses.kl_divergence``: Σ q_c log(q_c / p_c), both taken as they are.
+
+    Args:
+      y_true: target distributions q, real, the shape of ``y_pred``. 0 · log 0 is 0.
+      y_pred: probabilities p, float ``[..., num_classes]``.
+      epsilon: clip both to [epsilon, 1].
+
+    Returns:
+      divergences ``[...]``, in the dtype of ``y_pred``.
+
+    Raises:
+      TypeError: ``y_pred`` not floating-point.
+      ValueError: shapes differ.
+
+    Example:
+      >>> q, p = jnp.array([[0.0, 0.5, 0.5]]), jnp.array([[0.25, 0.25, 0.5]])
+      >>> print(kl_divergence(q, p))  # log(2) / 2
+      [0.3466]
+    """
+    p = _pred(y_pred, False, epsilon)
+    q = _checks.elements("y_true", y_true, "y_pred", p.shape).astype(_checks.accumulator(p))
+    p = p.astype(q.dtype)
+    if epsilon:
+        p, q = jnp.clip(p, epsilon, 1), jnp.clip(q, epsilon, 1)
+    log_p = jnp.log(jnp.where((p == 0) & (q == 0), 1, p))  # so that the slope of 0 · log 0 is 0
+    terms = probabilities.pointwise_kl(log_p, q)
+    return jnp.sum(terms, axes_of(-1, terms.ndim)).astype(jnp.result_type(y_pred))
+
+
 def class_weight_to_sample_weights(
     y: ArrayLike, class_weight: Mapping[int, float], axis: int | None = None
 ) -> jax.Array:

@@ -2,7 +2,7 @@
 
 As there: labels come first; weights are a scalar or have the losses' rank, each axis 1 or equal;
 the default divides by the number of weights that are not 0; a mean over nothing is 0; dense labels
-have no gradient. What differs, because it is wrong there:
+of logits have no gradient. What differs, because it is wrong there:
 
 - An example of weight 0 may hold anything, NaN logits and a label of −1 too: it reaches neither the
   loss nor a gradient. (The loss is NaN there.)
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, reductions, sigmoid, soft
+from jaxent import _checks, probabilities, reductions, sigmoid, soft
 from jaxent._classes import class_indices
 from jaxent._numerics import times
-from jaxent.compat._arrays import smooth
+from jaxent.compat._arrays import is_zero, smooth
 from jaxent.losses import cross_entropy
 
 
@@ -219,6 +219,54 @@ def sigmoid_cross_entropy(
     w = _weights(weights, x.shape)
     loss = sigmoid.sigmoid_cross_entropy(x, z, where=_counts(w, jnp.isfinite(x)))
     return _reduce(loss, w, reduction, x.dtype)
+
+
+def log_loss(
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    weights: ArrayLike = 1.0,
+    epsilon: ArrayLike = 1e-7,
+    scope: str | None = None,
+    loss_collection: str | None = None,
+    reduction: str = Reduction.SUM_BY_NONZERO_WEIGHTS,
+) -> jax.Array:
+    """``tf.losses.log_loss``: independent probabilities, −z log(p + ε) − (1 − z) log(1 − p + ε).
+
+    ``epsilon=0`` is the cross-entropy itself. Logits need no ε: :func:`sigmoid_cross_entropy`.
+
+    Args:
+      labels: in [0, 1], the shape of ``predictions``.
+      predictions: in [0, 1], real, any shape; outside it is NaN.
+      weights: a scalar, or of the predictions' rank: ``[batch, 1]`` for weights of examples.
+      epsilon: ε ≥ 0: no loss exceeds −log ε.
+      scope: ignored.
+      loss_collection: ignored.
+      reduction: one of :class:`Reduction`.
+
+    Returns:
+      a scalar, or with ``Reduction.NONE`` losses of the predictions' shape; float32 or wider.
+
+    Raises:
+      TypeError: one of them not real.
+      ValueError: shapes do not fit, an unknown reduction, ``epsilon`` negative.
+
+    Example:
+      >>> print(log_loss(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.75])))  # (log 2 + log 4) / 2
+      1.0397205
+    """
+    p = _given("predictions", predictions, _checks.numbers)
+    z = _given("labels", labels, _checks.array)
+    z = _checks.elements("labels", z, "predictions", p.shape).astype(p.dtype)
+    w = _weights(weights, p.shape)
+    exists = _counts(w, (p >= 0) & (p <= 1) & jnp.isfinite(z))
+    p, z = jnp.where(exists, p, 0.5), jnp.where(exists, z, 0.5)
+    if is_zero(epsilon):
+        return _reduce(probabilities.binary_prob_cross_entropy(p, z), w, reduction, p.dtype)
+    epsilon = _checks.option("epsilon", epsilon, 0, float(jnp.finfo(p.dtype).max), p.dtype)
+    p *= jnp.where((p >= 0) & (p <= 1), 1, jnp.nan).astype(p.dtype)
+    masses, shares = jnp.stack([1 - p, p], -1) + epsilon, jnp.stack([1 - z, z], -1)
+    loss = probabilities.expected_loss(-jnp.log(masses), shares)
+    return _reduce(loss, w, reduction, p.dtype)
 
 
 # --- labels, weights, reductions ----------------------------------------------------------------

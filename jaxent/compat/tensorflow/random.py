@@ -16,6 +16,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, sampled
@@ -117,7 +118,7 @@ def fixed_unigram_candidate_sampler(
     num_reserved_ids: int = 0,
     num_shards: int = 1,
     shard: int = 0,
-    unigrams: ArrayLike | Sequence[float] = (),
+    unigrams: jax.Array | np.ndarray | Sequence[float] = (),
     seed: None = None,
     name: str | None = None,
     *,
