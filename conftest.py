@@ -1,5 +1,7 @@
 """Every test and doctest runs under JAX's strictest settings, on four CPU devices."""
 
+import gc
+
 import jax
 import numpy as np
 import pytest
@@ -16,3 +18,13 @@ def _four_digits_in_doctests(request):
         return
     with np.printoptions(precision=4):
         yield
+
+
+@pytest.fixture
+def checking_leaks():
+    """`jax.checking_leaks`; what is alive already is frozen, because it searches all of the heap."""
+    gc.collect()
+    gc.freeze()
+    with jax.checking_leaks():
+        yield
+    gc.unfreeze()

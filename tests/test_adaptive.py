@@ -210,9 +210,8 @@ def test_a_sharded_batch():
     agree(jax.tree.map(np.asarray, got), wanted)
 
 
-def test_no_tracer_leaks():
-    with jax.checking_leaks():
-        jax.jit(jax.value_and_grad(lambda h: stats(h).nll.sum())).trace(HIDDEN)
+def test_no_tracer_leaks(checking_leaks):
+    jax.jit(jax.value_and_grad(lambda h: stats(h).nll.sum())).trace(HIDDEN)
 
 
 def test_no_computation_for_smoothing_that_no_loss_asks_for():

@@ -568,28 +568,33 @@ def test_options_are_traced_and_functions_compile_once():
     assert traces["loss"] <= 3 + 1
 
 
-def test_leaks_nothing_and_exports():
-    struct = jax.ShapeDtypeStruct
+def tempered_step(h, w, y, temperature):
+    def of(h, w):
+        part = linear_cross_entropy(h, w, y, logit_fn=lambda z: z / temperature, chunk_size=4)
+        return part.mean()
 
-    def step(h, w, y, temperature):
-        def of(h, w):
-            part = linear_cross_entropy(h, w, y, logit_fn=lambda z: z / temperature, chunk_size=4)
-            return part.mean()
+    return jax.value_and_grad(of, (0, 1))(h, w)
 
-        return jax.value_and_grad(of, (0, 1))(h, w)
 
+def tempered_arguments():
     rng = np.random.default_rng(8)
-    args = [
-        jnp.asarray(x, jnp.float32) for x in (rng.normal(size=(8, 3)), rng.normal(size=(3, 11)), 2)
-    ]
-    args.insert(2, jnp.asarray(rng.integers(0, 11, 8), jnp.int32))
-    with jax.checking_leaks():
-        want = jax.jit(step)(*args)
+    hidden, head = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((8, 3), (3, 11)))
+    return hidden, head, jnp.asarray(rng.integers(0, 11, 8), jnp.int32), jnp.float32(2)
+
+
+def test_leaks_nothing(checking_leaks):
+    jax.jit(tempered_step).trace(*tempered_arguments())
+
+
+def test_exports():
+    args = tempered_arguments()
+    want = jax.jit(tempered_step)(*args)
     (rows,) = jax.export.symbolic_shape("rows")
     for n in (8, rows):  # of a number that is not known yet, one chunk
         shapes = [(n, 3), (3, 11), (n,), ()]
-        structs = [struct(s, a.dtype) for s, a in zip(shapes, args, strict=True)]
-        assert_close(jax.export.export(jax.jit(step))(*structs).call(*args), want, 1e-6)
+        structs = [jax.ShapeDtypeStruct(s, a.dtype) for s, a in zip(shapes, args, strict=True)]
+        exported = jax.export.export(jax.jit(tempered_step))(*structs)
+        assert_close(exported.call(*args), want, 1e-6)
 
 
 # --- the size of a chunk --------------------------------------------------------------------------

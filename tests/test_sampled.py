@@ -488,17 +488,14 @@ def test_narrow_inputs_give_float32_losses_and_gradients_of_their_own_dtype(dtyp
     assert [g.dtype for g in mixed_gradients] == [dtype, jnp.float32, jnp.float32]
 
 
-def test_no_tracer_leaks():
+def test_no_tracer_leaks(checking_leaks):
     h, table, bias = (jnp.asarray(x, jnp.float32) for x in (HIDDEN, TABLE, BIAS))
-    with jax.checking_leaks():
-        step = jax.jit(lambda *a: sparse_step(*a, num_sampled=2))
-        step.trace(table, bias, h, LABELS[:, 0], KEY)
-        nce = jax.grad(
-            lambda h: ours(h, table, bias, LABELS, hits=True, log_q=True, kind="nce").sum()
-        )
-        jax.jit(nce).trace(h)
-        table = TABLES["skewed"]
-        jax.jit(lambda k: sampled.unigram(k, LABELS, table, num_sampled=2)).trace(KEY)
+    step = jax.jit(lambda *a: sparse_step(*a, num_sampled=2))
+    step.trace(table, bias, h, LABELS[:, 0], KEY)
+    nce = jax.grad(lambda h: ours(h, table, bias, LABELS, hits=True, log_q=True, kind="nce").sum())
+    jax.jit(nce).trace(h)
+    table = TABLES["skewed"]
+    jax.jit(lambda k: sampled.unigram(k, LABELS, table, num_sampled=2)).trace(KEY)
 
 
 def sparse_step(table, bias, hidden, labels, key, num_sampled=64):

@@ -122,15 +122,16 @@ def test_weighted_multi_steps_is_the_whole_batch_step_where_multi_steps_is_not(b
     inner = optax.sgd(0.3, momentum=0.9)
     loss, _, wanted = whole_batch_step(fresh_params(), rows, inner)
     assert float(shares[0]["weights"].sum()) == 0
+    value_and_grad = jax.jit(train.value_and_grad(OBJECTIVE))
 
     def run(optimizer, **extra):
         params = fresh_params()
-        state = optimizer.init(params)
+        state, update = optimizer.init(params), jax.jit(optimizer.update)
         parts = []
         for share in shares:
-            (_, part), grads = train.value_and_grad(OBJECTIVE)(params, share)
+            (_, part), grads = value_and_grad(params, share)
             extra_args = {k: f(part) for k, f in extra.items()}
-            updates, state = jax.jit(optimizer.update)(grads, state, params, **extra_args)
+            updates, state = update(grads, state, params, **extra_args)
             params = optax.apply_updates(params, updates)
             parts.append(part)
         return params, sum(parts)
