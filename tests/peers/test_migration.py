@@ -15,7 +15,8 @@ from jaxent import compat
 
 os.environ["KERAS_BACKEND"] = "jax"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "migration.md").read_text(encoding="utf-8")
+DOCS = pathlib.Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "migration.md").read_text(encoding="utf-8")
 
 # --- the tables ---------------------------------------------------------------------------------
 
@@ -139,6 +140,45 @@ def test_the_smoothings():
         loss = jaxent.sigmoid_cross_entropy if "sigmoid" in line else jaxent.soft_cross_entropy
         mine = eval(line, {"jaxent": jaxent, "s": s, "x": x, "z": z})
         np.testing.assert_allclose(mine, loss(x, q), atol=2e-3)
+
+
+# --- the founding questions ---------------------------------------------------------------------
+
+QUESTIONS = re.findall(
+    r"^\| \[.+\]\(founding-questions\.md#([\w-]+)\) \| (.+) \| `(.+)` \|$", PAGE, flags=re.M
+)
+
+
+def test_every_founding_question_is_there():
+    page = (DOCS / "founding-questions.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^(?:### (?=.)|## (?=Which mean\?))(.+)$", page, flags=re.M)
+    anchors = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+    assert [anchor for anchor, _, _ in QUESTIONS] == anchors
+    assert len(anchors) > 20
+
+
+def shown(x):
+    if isinstance(x, tuple) and not isinstance(x[0], int):
+        return ", ".join(map(shown, x))
+    return f"{x:.3f}" if np.ndim(x) == 0 else str(x)
+
+
+@pytest.mark.parametrize(("anchor", "answer", "result"), QUESTIONS, ids=[q[0] for q in QUESTIONS])
+def test_the_founding_questions(anchor, answer, result):
+    """Lines that are no assignments all give the result, or the last one raises it."""
+    block = re.search(r"falls into\. With\n\n```python\n(.*?)^```$", PAGE, re.M | re.S)
+    names = {"jax": jax, "jnp": jnp, "jaxent": jaxent}
+    exec(block[1], names)
+    with jnp.printoptions(precision=3, suppress=True):
+        for line in re.findall(r"`(.+?)`", answer):
+            if re.match(r"\w+ = ", line):
+                exec(line, names)
+            elif result.endswith("Error"):
+                with pytest.raises((TypeError, ValueError)) as caught:
+                    eval(line, names)
+                assert caught.type.__name__ == result
+            else:
+                assert shown(eval(line, names)) == result
 
 
 def test_imports():
