@@ -31,6 +31,10 @@ ONEHOT = np.eye(4, dtype=np.float32)[LABELS]
 SOFT = (ONEHOT + 0.25).astype(np.float32)  # rows sum to 2
 BINARY = (LOGITS > 0.4).astype(np.float32)
 TABLE = np.array([0.5, 2.0, 1.0, 4.0], np.float32)
+ROWS = np.array([[1.0], [0.0], [2.0]], np.float32)
+HEAD = np.array([[1, 0, -1, 2], [0, 3, 1, 0], [2, -1, 0, 1], [-2, 0, 1, 0.5]], np.float32)
+SAMPLE = (np.array([3, 0, 1]), np.full((3, 1), 0.4, np.float32), np.float32([0.3, 0.9, 0.7]))
+VALUES = (3, 4, 1, SAMPLE)
 
 
 def of_probs(loss):
@@ -57,6 +61,15 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
         SOFT,
     ),
     "optax kl": (of_probs(lambda p, q: optax.kl_divergence(jnp.log(p), q)), SOFT),
+    "optax generalized kl": (
+        lambda x, q: optax.generalized_kl_divergence(x / 64, q),
+        SOFT,
+    ),
+    "optax ranking": (lambda x, q: optax.ranking_softmax_loss(x, q, where=x < 25), SOFT),
+    "torch linear": (
+        lambda x, y: F.linear_cross_entropy(x / 8, HEAD, y, linear_bias=TABLE, options=2),
+        LABELS,
+    ),
     "torch": (
         lambda x, y: F.cross_entropy(x, y, jnp.asarray(TABLE), label_smoothing=0.1),
         LABELS,
@@ -75,6 +88,12 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
     "tf sparse": (lambda x, y: nn.sparse_softmax_cross_entropy_with_logits(y, x), LABELS),
     "tf axis": (lambda x, q: nn.softmax_cross_entropy_with_logits(q, x, axis=0), SOFT),
     "tf weighted": (lambda x, z: nn.weighted_cross_entropy_with_logits(z, x, 3.0), BINARY),
+    "tf sampled": (
+        lambda x, y: nn.sampled_softmax_loss(HEAD, TABLE, y[:, None], x / 8, *VALUES),
+        LABELS,
+    ),
+    "tf nce": (lambda x, y: nn.nce_loss(HEAD, TABLE, y[:, None], x / 8, *VALUES), LABELS),
+    "tf1 sigmoid": (lambda x, z: tf1.sigmoid_cross_entropy(z, x, jnp.asarray(ROWS)), BINARY),
     "tf1": (
         lambda x, y: tf1.sparse_softmax_cross_entropy(y, x, jnp.asarray(TABLE)[y]),
         LABELS,
@@ -89,6 +108,10 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
     "keras probs": (of_probs(lambda p, y: keras.sparse_categorical_crossentropy(y, p)), LABELS),
     "keras dense": (of_probs(lambda p, q: keras.categorical_crossentropy(q, p)), SOFT),
     "keras binary": (of_probs(lambda p, z: keras.binary_crossentropy(z, p)), BINARY),
+    "keras binary focal": (
+        lambda x, z: keras.BinaryFocalCrossentropy(True, 0.3, 1.5, True, 0.1)(z, x),
+        BINARY,
+    ),
     "keras focal": (
         lambda x, q: keras.categorical_focal_crossentropy(q, x, gamma=1.5, from_logits=True),
         SOFT,

@@ -163,6 +163,8 @@ def test_the_generalized_class():
 
 def test_the_divergence():
     q, p = distributions(3, 6, 5), distributions(2, 6, 5)
+    check("kl_divergence", q[:1], p)
+    check("kl_divergence", q, p[:1])
     for options in ({}, {"reduction": "mean_with_sample_weight"}):
         check_class("KLDivergence", q, p, WEIGHTS, compiled=True, **options)
 
@@ -396,6 +398,30 @@ def test_an_ignored_class_beside_its_neighbour():
         labelled(theirs.sparse_categorical_crossentropy, y), [x], "float16", **options
     )
     assert (wrong[0] == 0).all()
+
+
+def test_labels_of_a_16_bit_class():
+    """Label 257 is 256 there."""
+    x, y = jnp.zeros((1, 300)).at[0, 257].set(6.0), np.array([257])
+    wrong, right = (
+        in_standard_jax(m.SparseCategoricalCrossentropy(True, dtype="bfloat16"))(y, x)
+        for m in (theirs, dialect)
+    )
+    assert wrong.dtype == right.dtype == jnp.bfloat16
+    truth = np.log1p(299 * np.exp(-6.0))
+    assert abs(float(wrong) - truth) > 5
+    np.testing.assert_allclose(np.float32(right), truth, rtol=0.01)
+
+
+def test_an_example_of_weight_zero_may_hold_nan():
+    """NaN there."""
+    x, y, w = jnp.array([[0.0, 0.0], [jnp.nan, 0.0]]), np.array([0, 1]), np.array([1.0, 0.0])
+    wrong, right = (
+        in_standard_jax(m.SparseCategoricalCrossentropy(True, reduction="sum"))(y, x, w)
+        for m in (theirs, dialect)
+    )
+    assert np.isnan(wrong)
+    np.testing.assert_allclose(right, np.log(2), rtol=1e-6)
 
 
 def test_focal_losses_of_logits():

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from parity import agree, distributions, draw, ours, rounded
+from parity import agree, cotangents, distributions, draw, ours, rounded
 
 optax = pytest.importorskip("optax", minversion="0.2.8")  # whose axes and errors these are
 
@@ -285,6 +285,26 @@ def test_an_offset():
     assert abs(value - truth) > 0.01
     value, _, _ = ours(getattr(dialect, INTEGER), [x], "float32", labels=y)
     np.testing.assert_allclose(value, [truth], rtol=1e-6)
+
+
+def test_confident_examples():
+    """Exactly 0 there, value and gradient, from a margin of 17."""
+    x, y, q = np.array([[40.0, 0.0, 0.0]]), np.array([0]), np.eye(3)[:1]
+    for name, labels in ((INTEGER, y), ("softmax_cross_entropy", q)):
+        assert reference(getattr(theirs, name), [x], "float32", labels=labels)[0] == 0
+        value, _, [gradient] = ours(getattr(dialect, name), [x], "float32", labels=labels)
+        np.testing.assert_allclose(value, [2 * np.exp(-40.0)], rtol=1e-5)
+        wanted = cotangents((1,)) * np.exp(-40.0) * np.array([[-2, 1, 1]])
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-4)
+
+
+def test_a_large_vocabulary_of_16_bits():
+    """A sum of 70,000 is inf in float16."""
+    x, y = np.zeros((1, 70_000)), np.array([3])
+    assert reference(getattr(theirs, INTEGER), [x], "float16", labels=y)[0] == np.inf
+    value, _, [gradient] = ours(getattr(dialect, INTEGER), [x], "float16", labels=y)
+    np.testing.assert_allclose(value, np.log(70_000), rtol=1e-3)
+    assert (gradient[0, 4:] > 0).all()
 
 
 def test_a_class_ruled_out():

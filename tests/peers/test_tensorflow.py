@@ -462,6 +462,54 @@ def test_a_positive_weight_at_zero():
     np.testing.assert_allclose(right, cotangents((2,)) * [-1.5, 0.5], rtol=1e-6)
 
 
+def test_a_class_ruled_out():
+    """NaN there, as are the ±inf logits of a sigmoid."""
+    x, q = np.array([[-np.inf, 2.0, 0.0]]), np.array([[0.0, 0.6, 0.4]])
+    name = "softmax_cross_entropy_with_logits"
+    assert np.isnan(reference(getattr(tf.nn, name), {"logits": x}, "float32", labels=q)[0])
+    value, _, [gradient] = ours(
+        lambda x: dialect.nn.softmax_cross_entropy_with_logits(q, x), [x], "float32"
+    )
+    np.testing.assert_allclose(value, 0.4 * 2 + np.log1p(np.exp(-2)), rtol=1e-6)
+    assert gradient[0, 0] == 0 and np.isfinite(gradient).all()
+    x, z = np.array([np.inf, -np.inf, -np.inf]), np.array([1.0, 0.0, 1.0])
+    assert np.isnan(tf.nn.sigmoid_cross_entropy_with_logits(z, x)).any()
+    value = dialect.nn.sigmoid_cross_entropy_with_logits(z, jnp.asarray(x, jnp.float32))
+    np.testing.assert_array_equal(value, [0, 0, np.inf])
+
+
+def test_confident_examples():
+    """Exactly 0 there, value and gradient, from a margin of 17."""
+    x, q = np.array([[40.0, 0.0, 0.0]]), np.eye(3)[:1]
+    for name, y in (
+        ("sparse_softmax_cross_entropy_with_logits", np.array([0])),
+        ("softmax_cross_entropy_with_logits", q),
+    ):
+        assert reference(getattr(tf.nn, name), {"logits": x}, "float32", labels=y)[0] == 0
+        value, _, [gradient] = ours(
+            lambda x, n=name, y=y: getattr(dialect.nn, n)(y, x), [x], "float32"
+        )
+        np.testing.assert_allclose(value, [2 * np.exp(-40.0)], rtol=1e-5)
+        wanted = cotangents((1,)) * np.exp(-40.0) * np.array([[-2, 1, 1]])
+        np.testing.assert_allclose(gradient, wanted, rtol=1e-4)
+
+
+def test_precision_of_the_sums():
+    """There float64 losses are rounded to float32 on the way."""
+    losses = 1 + 1e-9 * np.arange(4.0)
+    wrong = reference(V1.compute_weighted_loss, {"losses": losses}, "float64")
+    right = ours(dialect.losses.compute_weighted_loss, [losses], "float64")
+    assert wrong[0] == 1 and abs(right[0] - losses.mean()) < 1e-15
+
+
+def test_smoothing_out_of_range():
+    for smoothing in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="label_smoothing"):
+            dialect.losses.softmax_cross_entropy(Q, X, label_smoothing=smoothing)
+        with pytest.raises(ValueError, match="label_smoothing"):
+            dialect.losses.sigmoid_cross_entropy(Q, X, label_smoothing=smoothing)
+
+
 def test_weight_zero_is_a_mask():
     """NaN there; a label of −1 raises there."""
     x = np.array([[1.0, 2.0, 0.5], [np.nan, -np.inf, np.inf], [0.0, 1.0, 0.0]])

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
-from jaxent.compat._arrays import axes_of, balance, classes_last, smooth, stretch
+from jaxent.compat._arrays import axes_of, balance, broadcast_shape, classes_last, smooth, stretch
 from jaxent.weights import class_weights
 
 
@@ -276,7 +276,7 @@ def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike, *, epsilon: float = 0.0)
     """``keras.losses.kl_divergence``: Σ q_c log(q_c / p_c), both taken as they are.
 
     Args:
-      y_true: target distributions q, real, the shape of ``y_pred``. 0 · log 0 is 0.
+      y_true: target distributions q, real; broadcasts against ``y_pred``. 0 · log 0 is 0.
       y_pred: probabilities p, float ``[..., num_classes]``.
       epsilon: clip both to [epsilon, 1].
 
@@ -285,16 +285,16 @@ def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike, *, epsilon: float = 0.0)
 
     Raises:
       TypeError: ``y_pred`` not floating-point.
-      ValueError: shapes differ.
+      ValueError: shapes do not broadcast.
 
     Example:
       >>> q, p = jnp.array([[0.0, 0.5, 0.5]]), jnp.array([[0.25, 0.25, 0.5]])
       >>> print(kl_divergence(q, p))  # log(2) / 2
       [0.3466]
     """
-    p = _pred(y_pred, False, epsilon)
-    q = _checks.elements("y_true", y_true, "y_pred", p.shape).astype(_checks.accumulator(p))
-    p = p.astype(q.dtype)
+    p, q = _pred(y_pred, False, epsilon), _checks.array("y_true", y_true)
+    shape, dtype = broadcast_shape(y_true=q, y_pred=p), _checks.accumulator(p)
+    p, q = (stretch(name, x.astype(dtype), shape) for name, x in (("y_pred", p), ("y_true", q)))
     if epsilon:
         p, q = jnp.clip(p, epsilon, 1), jnp.clip(q, epsilon, 1)
     log_p = jnp.log(jnp.where((p == 0) & (q == 0), 1, p))  # so that the slope of 0 · log 0 is 0
