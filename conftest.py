@@ -22,9 +22,15 @@ def _four_digits_in_doctests(request):
 
 @pytest.fixture
 def checking_leaks():
-    """`jax.checking_leaks`; what is alive already is frozen, because it searches all of the heap."""
-    gc.collect()
+    """Frozen is what is alive already, because `jax.checking_leaks` searches all of the heap."""
     gc.freeze()
     with jax.checking_leaks():
         yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """A worker would come to hold four gigabytes of them."""
+    yield
+    jax.clear_caches()

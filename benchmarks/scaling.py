@@ -75,7 +75,11 @@ def program(way: str, data: int, model: int, rows: int, features: int, classes: 
 def all_reduces(text: str) -> list[AllReduce]:
     """The collectives of a compiled program; anything but an all-reduce is an error."""
     found = []
-    trips = [int(n) for n in re.findall(r'known_trip_count":\{"n":"(\d+)"', text)]
+    trips = {}  # of the loops in no other, in one other …
+    for line in text.splitlines():
+        if match := re.search(r'known_trip_count":\{"n":"(\d+)"', line):
+            depth = line.count("/while/body/")
+            trips[depth] = max(trips.get(depth, 1), int(match[1]))
     for line in text.splitlines():
         match = re.search(r"= (.*?) (all-\w+|reduce-scatter|collective-permute)(-start)?\(", line)
         if not match:
@@ -84,8 +88,8 @@ def all_reduces(text: str) -> list[AllReduce]:
             raise ValueError(f"not an all-reduce: {line[:300]}")
         shapes = re.findall(r"\b(?:bf|f|s|u)(\d+)\[([\d,]*)\]", match[1])
         size = sum(int(b) // 8 * math.prod(map(int, filter(None, s.split(",")))) for b, s in shapes)
-        in_loop = "/while/body/" in line
-        found.append(AllReduce(size, max(trips) if in_loop else 1, _group(line)))
+        times = math.prod(trips[depth] for depth in range(line.count("/while/body/")))
+        found.append(AllReduce(size, times, _group(line)))
     return found
 
 

@@ -177,9 +177,8 @@ def axes(axis_name: Hashable) -> frozenset:
 
 def varying(tree) -> frozenset:
     """The mesh axes of a ``shard_map`` along which any of these arrays may differ."""
-    kinds = [jax.typeof(x) for x in jax.tree.leaves(tree)]  # JAX 0.8 calls it vma
-    over = [k.vma if hasattr(k, "vma") else k.manual_axis_type.varying for k in kinds]
-    return frozenset().union(*over)
+    leaves = jax.tree.leaves(tree)
+    return frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in leaves))
 
 
 def class_shards(name: str, x: jax.Array, axis_name: Hashable) -> int:

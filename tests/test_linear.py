@@ -490,6 +490,59 @@ def test_memory_is_a_chunk_of_logits_and_the_gradient_of_the_head():
     assert temp(jax.grad(total(chunk))) <= 2 * logits + rows  # a frozen head has no buffer
 
 
+@pytest.fixture
+def unsplit(monkeypatch):
+    """As on one device: these tests run on several."""
+    monkeypatch.setattr(inputs, "unsplit", lambda x: True)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def test_memory_at_the_default_chunk(unsplit):
+    """A sixth of that of full logits; a Hessian-vector product's is not three times as much."""
+    struct = jax.ShapeDtypeStruct
+    n, d, v = 2048, 512, 32000
+    args = struct((n, d), jnp.float32), struct((d, v), jnp.float32), struct((n,), jnp.int32)
+
+    def temp(f):
+        return jax.jit(f).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+    ours = temp(jax.value_and_grad(total(None), (0, 1)))
+    assert ours <= 4 * (n * v // 4 + d * v // 4 + 4 * n * d)  # a chunk, some blocks, rows
+    assert ours <= 0.2 * 8 * n * v  # full logits and their gradient
+    assert temp(hvp(total(None))) <= 3 * ours
+
+
+@pytest.mark.parametrize("classes_axis", [-1, 0])
+@pytest.mark.parametrize("num_classes", [640, 701, 65])  # blocks of 64, the last one overlaps
+def test_blocks_of_classes_change_nothing(monkeypatch, unsplit, num_classes, classes_axis):
+    rng = np.random.default_rng(5)
+    hidden = jnp.asarray(rng.normal(size=(16, 6)), jnp.float32)
+    head = jnp.asarray(rng.normal(size=(6, num_classes)), jnp.float32)
+    labels, where = rng.integers(0, num_classes, 16), np.arange(16) != 3
+
+    def loss(h, w):
+        part = linear_cross_entropy(
+            h, w, labels, where=where, chunk_size=4, classes_axis=classes_axis
+        )
+        return part.mean()
+
+    def derivatives(*args):
+        gradient = jax.grad(loss, (0, 1))
+        slope = jax.grad(lambda *args: sum(jnp.sum(g**2) for g in gradient(*args)), (0, 1))
+        return gradient(*args), jax.jvp(gradient, args, args)[1], slope(*args)
+
+    args = hidden, head if classes_axis else head.T
+    whole = jax.jit(derivatives)(*args)
+    monkeypatch.setattr(inputs, "BLOCK_BYTES", 1)
+    jax.clear_caches()
+    program = jax.jit(derivatives).lower(*args)
+    assert f"tensor<4x{num_classes}xf32>" in program.as_text()
+    assert "tensor<4x64xf32>" in program.as_text()
+    assert_close(program.compile()(*args), whole, 1e-6)
+
+
 @pytest.mark.parametrize(
     ("matmuls", "f"),
     {

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxent import _checks
 from jaxent._checks import axes, varying
 from jaxent._classes import largest_class, live
+from jaxent.linear import inputs
 from jaxent.linear.inputs import spread
 from jaxent.reductions import weighted_sum
 from jaxent.stats import softmax_stats
@@ -162,8 +163,11 @@ def _chunk_losses(form: Form, logits, shared: Shared, rows: Rows):
     return live(rows.where, form.loss(shared.loss_constants, stats)), largest
 
 
-def _chunk_gradients(form: Form, alive, hidden, rows: Rows, weights, shared: Shared):
-    """Losses, largest classes, and the gradients of Σ w·loss while the logits are there."""
+def _chunk_gradients(form: Form, alive, sums, hidden, rows: Rows, weights, shared: Shared):
+    """Losses, largest classes, and the gradients of Σ w·loss while the logits are there.
+
+    That of the features is this chunk's; those of what the chunks share are added to ``sums``.
+    """
     logits = _logits(form, hidden, shared.head)
     rest, with_rest = _pick((False, False, *alive[2:]), (hidden, shared))
     losses, pull, largest = jax.vjp(
@@ -174,15 +178,36 @@ def _chunk_gradients(form: Form, alive, hidden, rows: Rows, weights, shared: Sha
     )
     d_logits, d_rest = pull(jnp.ones_like(losses) if weights is None else weights)
     d_logits = d_logits.astype(hidden.dtype)
-    gradients = []
+    d_hidden, sums = [], list(sums)
     if alive[0]:
         placed = _placed((hidden, 0), (hidden, 1))
-        gradients.append(_matmul(d_logits, shared.head, (1, form.classes_axis), placed))
+        d_hidden = [_matmul(d_logits, shared.head, (1, form.classes_axis), placed)]
     if alive[1]:
-        factors = (hidden, d_logits) if form.classes_axis == 1 else (d_logits, hidden)
-        placed = _placed((shared.head, 0), (shared.head, 1))
-        gradients.append(_matmul(*factors, (0, 0), placed))
-    return losses, largest, gradients + d_rest
+        sums[0] = _add_head_gradient(form, sums[0], hidden, d_logits)
+    rest = [total + d for total, d in zip(sums[alive[1] :], _wide(d_rest), strict=True)]
+    return losses, largest, d_hidden, sums[: alive[1]] + rest
+
+
+def _add_head_gradient(form: Form, total, hidden, d_logits):
+    """A chunk's part added by blocks of classes: it is never written out as a whole."""
+    axis, num_classes = form.classes_axis, d_logits.shape[1]
+    block = inputs.class_block(hidden, d_logits)
+
+    def product(part):
+        factors = (hidden, part) if axis == 1 else (part, hidden)
+        return _matmul(*factors, (0, 0), _placed((total, 0), (total, 1)))
+
+    def add(i, total):
+        first = i * block
+        start = jnp.minimum(first, num_classes - block)  # the last block begins in the one before
+        part = lax.dynamic_slice_in_dim(d_logits, start, block, 1)
+        part = jnp.where((start + jnp.arange(block) >= first)[None], part, 0)
+        sofar = lax.dynamic_slice_in_dim(total, start, block, axis) + product(part)
+        return lax.dynamic_update_slice_in_dim(total, sofar, start, axis)
+
+    if block == num_classes:
+        return total + product(d_logits)
+    return lax.fori_loop(0, -(-num_classes // block), add, total)
 
 
 def example_logits(form: Form, hidden, rows: Rows, shared: Shared):
@@ -356,30 +381,45 @@ def _gradients_jvp(form, alive, primals, tangents):
     operands, with_operands = _pick(moving, primals)
 
     def value(*operands):
-        return _gradients_value(form, alive, *with_operands(operands))
+        return _gradients_by_halves(form, alive, *with_operands(operands))
 
     (losses, largest, gradients), (d_losses, _, d_gradients) = jax.jvp(value, operands, directions)
     return (losses, largest, gradients), (d_losses, _no_tangent(largest), d_gradients)
 
 
+def _gradients_by_halves(form, alive, hidden, shared, rows, weights):
+    """By chunks half as large: the derivative of a chunk holds several arrays of its size."""
+    chunks, n, _ = hidden.shape
+    if not (inputs.unsplit(hidden) and isinstance(n, int) and n % 2 == 0):
+        return _gradients_value(form, alive, hidden, shared, rows, weights)
+
+    def halve(x):
+        return x.reshape(2 * chunks, n // 2, *x.shape[2:])
+
+    def join(x):
+        return x.reshape(chunks, n, *x.shape[2:])
+
+    hidden, rows, weights = jax.tree.map(halve, (hidden, rows, weights))
+    losses, largest, gradients = _gradients_value(form, alive, hidden, shared, rows, weights)
+    losses, largest, d_hidden = jax.tree.map(join, (losses, largest, gradients[: alive[0]]))
+    return losses, largest, d_hidden + gradients[alive[0] :]
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _gradients_value(form, alive, hidden, shared, rows, weights):
     @_remat
-    def of_chunk(chunk, wide):
-        narrow = _narrow(shared, wide)
-        losses, largest, gradients = _chunk_gradients(form, alive, *chunk, narrow)
-        gradients = _wide(gradients)
-        return losses, largest, gradients[: alive[0]], gradients[alive[0] :]
+    def of_chunk(sums, chunk, wide):
+        return _chunk_gradients(form, alive, sums, *chunk, _narrow(shared, wide))
 
     def step(sums, chunk):
-        losses, largest, d_hidden, d_shared = of_chunk(chunk, wide)
-        return jax.tree.map(jnp.add, sums, d_shared), (losses, largest, d_hidden)
+        *of_rows, sums = of_chunk(sums, chunk, wide)
+        return sums, of_rows
 
     chunks, wide = (hidden, rows, weights), _wide(shared)
-    first = jax.tree.map(lambda x: x[0], chunks)
-    zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(of_chunk, first, wide)[3])
-    d_shared, (losses, largest, d_hidden) = lax.scan(step, zeros, chunks)
-    return losses, largest, d_hidden + d_shared
+    operands, _ = _pick(alive, (hidden, wide))
+    zeros = jax.tree.map(jnp.zeros_like, operands[alive[0] :])
+    sums, (losses, largest, d_hidden) = lax.scan(step, spread(zeros, varying(chunks)), chunks)
+    return losses, largest, d_hidden + sums
 
 
 # --- which derivatives are asked for --------------------------------------------------------------

@@ -3,8 +3,6 @@
 import math
 import operator
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,13 +74,9 @@ def spread(tree, over: frozenset):
 
     def cast(x):
         axes = tuple(over - _checks.varying(x))
-        return _as_varying(x, axes) if axes else x
+        return jax.lax.pcast(x, axes, to="varying") if axes else x
 
     return jax.tree.map(cast, tree)
-
-
-# JAX 0.8 has the first, later ones the second.
-_as_varying: Any = getattr(jax.lax, "pvary", None) or partial(jax.lax.pcast, to="varying")
 
 
 def result(name: str, avals: list, wanted: tuple[int, ...], meaning: str) -> None:
@@ -125,6 +119,30 @@ def chunk_size(
     if size < 1:
         raise ValueError(f"chunk_size must be at least 1 row; got {size}.")
     return size
+
+
+def class_block(hidden, d_logits) -> int:
+    """How many classes to take at a time where a chunk adds to the head's gradient.
+
+    On a CPU as many as leave the block's product and its part of ``d_logits`` in the cache: that is
+    faster than to write the product out and read it again, by up to a quarter. Other devices add
+    within the matmul. All, where a mesh may split the classes: a block would be one device's.
+    """
+    num_rows, num_classes = d_logits.shape
+    if not (jax.default_backend() == "cpu" and unsplit(d_logits) and isinstance(num_rows, int)):
+        return num_classes
+    in_cache = BLOCK_BYTES // (d_logits.dtype.itemsize * (num_rows + hidden.shape[1]))
+    blocks = -(-num_classes // max(in_cache, 64))
+    return min(64 * -(-num_classes // (64 * blocks)), num_classes)
+
+
+BLOCK_BYTES = 2**24
+
+
+def unsplit(x: jax.Array) -> bool:
+    """Whether it is certain that no mesh splits x: a trace does not see ``in_shardings``."""
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.device_count() == 1 if mesh.empty else mesh.are_all_axes_manual
 
 
 def num_chunks(rows: int, size: int, shards: int) -> int:
