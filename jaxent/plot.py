@@ -52,7 +52,7 @@ _STYLE = {
 }
 
 
-def _house_style(picture):
+def house_style(picture):
     """Draws inside the house style, leaving the reader's own settings as they were."""
 
     @functools.wraps(picture)
@@ -115,7 +115,7 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-@_house_style
+@house_style
 def loss_against_margin(
     losses: Mapping[str, Loss] | None = None, *, figure: "Figure | SubFigure | None" = None
 ) -> "Figure | SubFigure":
@@ -193,7 +193,7 @@ def _textbook_nll(margin):
     return jax.nn.logsumexp(jnp.stack([margin, jnp.zeros_like(margin)])) - margin
 
 
-@_house_style
+@house_style
 def gradient_heatmap(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -299,7 +299,7 @@ def _signed_square(x):
 # --- weights and results ------------------------------------------------------------------------
 
 
-@_house_style
+@house_style
 def weights_and_counts(
     counts: ArrayLike,
     tables: Mapping[str, ArrayLike],
@@ -384,7 +384,7 @@ def _minor_tick(value, _):
     return f"{value:,g}" if f"{value:e}"[0] in "25" else ""
 
 
-@_house_style
+@house_style
 def class_recall(
     recalls: Mapping[str, ArrayLike],
     *,
@@ -450,7 +450,7 @@ def class_recall(
     return ax
 
 
-@_house_style
+@house_style
 def confusion_pair(
     before: ArrayLike,
     after: ArrayLike,

@@ -20,7 +20,7 @@ import optax
 
 import jaxent
 import jaxent.train
-from jaxent import sampled
+from jaxent import plot, sampled
 from jaxent.demo.topics import CONTEXT, Text
 from jaxent.linear import linear_cross_entropy
 
@@ -326,11 +326,10 @@ def agreement(fits: Mapping[str, list[Fit]]) -> str:
     )
 
 
+@plot.house_style
 def picture(folder: Path, fits: Mapping[str, list[Fit]], unigram_loss: float) -> Path:
     """Draws the first seed's held-out loss against its time in steps; returns the file's path."""
     from matplotlib.figure import Figure
-
-    from jaxent import plot
 
     figure = Figure(figsize=(6.4, 4), dpi=150, layout="constrained")
     ax = figure.subplots()
@@ -343,14 +342,16 @@ def picture(folder: Path, fits: Mapping[str, list[Fit]], unigram_loss: float) ->
             [loss for _, loss in fit.held_out[1:]],
             color=color, linestyle=dashes, marker=marker, label=name,
         )  # fmt: skip
-    ax.axhline(unigram_loss, color=plot.GREY, linewidth=1, label="frequencies alone")
+    ax.axhline(unigram_loss, color=plot.GREY, linewidth=1)
+    label = {"textcoords": "offset points", "xycoords": ("axes fraction", "data")}
+    ax.annotate("frequencies alone", (0.01, unigram_loss), (0, -12), color=plot.GREY, **label)
     ax.set(
         xscale="log",
         xlabel="seconds in training steps",
         ylabel="nats a held-out word",
         title="The same steps with four heads",
     )
-    ax.legend(frameon=False)
+    ax.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     path = folder / "language_model.png"
     figure.savefig(path)
     return path
