@@ -48,8 +48,9 @@ def linear_stats(
       classes_axis: the axis of ``head`` that holds the classes. 0 takes tied embeddings as they
         are, without a transposed copy.
       predictions: whether to return the largest class of each row too, from the same pass.
-      chunk_size: the most rows whose logits may be in memory together; None chooses (see
-        :func:`jaxent.linear.inputs.chunk_size`).
+      chunk_size: the most rows, of all devices, whose logits may be in memory together; None
+        chooses (see :func:`jaxent.linear.inputs.chunk_size`), for each device where axes are
+        explicit.
       axis_name: inside ``shard_map``, the mesh axis over which the classes are split: ``head``,
         ``bias`` and whatever ``[V]`` enters ``logit_fn`` are this device's share, labels and
         predictions count over all shares. Under ``jit`` leave it out: sharded arrays are enough.
@@ -117,8 +118,9 @@ def linear_cross_entropy(
       logit_fn: logits to logits, float32 ``[n, V]`` of any n rows; see :func:`linear_stats`.
       classes_axis: the axis of ``head`` that holds the classes; 0 for tied embeddings.
       predictions: whether to return the largest class of each row too, from the same pass.
-      chunk_size: the most rows whose logits may be in memory together; None chooses (see
-        :func:`jaxent.linear.inputs.chunk_size`).
+      chunk_size: the most rows, of all devices, whose logits may be in memory together; None
+        chooses (see :func:`jaxent.linear.inputs.chunk_size`), for each device where axes are
+        explicit.
       axis_name: inside ``shard_map``, the mesh axis over which the classes are split: ``head``,
         ``bias`` and whatever ``[V]`` enters ``logit_fn`` are this device's share, labels and
         predictions count over all shares. Under ``jit`` leave it out: sharded arrays are enough.
@@ -186,7 +188,9 @@ class _Call:
 
         own_classes = head.shape[classes_axis]
         size = inputs.chunk_size(chunk_size, hidden.shape[-1], own_classes, hidden.dtype)
-        chunks = inputs.num_chunks(labels.size, size, inputs.row_shards(hidden, len(batch)))
+        shards = inputs.row_shards(hidden, len(batch))
+        size *= shards if chunk_size is None else 1  # the default is that of one device
+        chunks = inputs.num_chunks(labels.size, size, shards)
         deal, self.gather, added = inputs.dealer(batch, chunks)
         if added and where is None:
             where = jnp.ones(batch, bool)
