@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxent
 from jaxent import sampled
+from jaxent.sampled import samplers
 
 RNG = np.random.default_rng(11)
 LOG_UNIFORM = {v: np.log1p(1 / (np.arange(v) + 1.0)) / np.log(v + 1.0) for v in (4, 12, 50)}
@@ -145,13 +146,22 @@ def test_order_and_number_of_tries_without_replacement(p, n):
     fits(np.append(found, runs - found.sum()), np.append(pmf, 1 - pmf.sum()))
 
 
-def test_blocks_of_draws_give_up_on_a_skewed_table_and_the_rest_is_still_right():
-    """Class 0 takes 99.9 % of the draws: 32 rounds of blocks find the others in few runs."""
-    p = np.array([0.999, *np.full(15, 0)])
-    p[[3, 7, 8, 12, 15]] = np.array([5, 4, 3, 2, 1]) / 15e3
+@pytest.mark.parametrize(
+    ("rare", "block"), [([3, 7, 8, 12, 15], None), ([3, 17, 18, 30, 36], 1)], ids=["one", "blocks"]
+)
+def test_blocks_of_draws_give_up_on_a_skewed_table_and_the_rest_is_still_right(
+    rare, block, monkeypatch
+):
+    """Class 0 takes 99.9 % of the draws: 32 rounds of blocks find the others in few runs. These
+    then arrive in one block of 16 classes, or in three: 16, 16 and 5."""
+    if block:
+        monkeypatch.setattr(samplers, "_BLOCK", block)
+    p = np.array([0.999, *np.zeros(rare[-1])])
+    p[rare] = np.array([5, 4, 3, 2, 1]) / 15e3
     table = sampled.unigram_table(p)
     keys = jax.random.split(jax.random.key(4), 4000)
     s = jax.jit(jax.vmap(lambda k: sampled.unigram(k, jnp.array(3), table, num_sampled=4)))(keys)
+    assert (np.diff(np.sort(s.ids)) > 0).all()
     first = {order: (q, left) for order, q, left in orders(p, 4)}
     classes = np.flatnonzero(p)
     wanted = [sum(q for order, (q, _) in first.items() if order[-1] == c) for c in classes]
@@ -200,6 +210,25 @@ def test_learned_unigram_counts_the_stream():
         assert int(table.tree[1]) == seen.sum(), i
     np.testing.assert_allclose(table.probabilities(), seen / seen.sum(), rtol=3e-7)
     assert (observe(table, jnp.array([13, -1])).tree == table.tree).all()  # traced: not counted
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 15, 16, 17, 1000])
+def test_observe_keeps_the_sums_right(num_classes):
+    labels = RNG.integers(0, num_classes, 300)
+    table = sampled.observe(sampled.learned_unigram(num_classes), labels)
+    counts, tree = 1 + np.bincount(labels, minlength=num_classes), np.asarray(table.tree)
+    np.testing.assert_array_equal(tree[table.first :][:num_classes], counts)
+    assert tree[0] == tree[table.first + num_classes :].sum() == 0
+    np.testing.assert_array_equal(tree[1 : table.first], tree[2:].reshape(-1, 2).sum(-1))
+
+
+def test_unigram_needs_no_memory_of_the_tables_size():
+    def temporary(num_classes):
+        table = jax.eval_shape(lambda: sampled.learned_unigram(num_classes))
+        run = jax.jit(lambda key, table: sampled.unigram(key, [1], table, num_sampled=64))
+        return run.lower(KEY, table).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(10**7) < 1.1 * temporary(10**5)
 
 
 def test_a_class_cannot_be_sampled_that_the_table_does_not_have():

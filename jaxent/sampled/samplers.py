@@ -478,8 +478,13 @@ def _without_replacement(key, labels, distribution, num_sampled):
 # Blocks go first, but where the sample is more than a quarter of all classes. A Zipf or uniform
 # distribution completes a quarter in about 5 num_sampled draws; a table may be so skewed that
 # nothing new turns up for long, and is left to the second way after some rounds.
+#
+# Classes arrive in blocks; the first num_sampled of all so far are kept, and the mass of the others
+# is summed. So the program needs no memory that grows with V alone. A large temporary costs every
+# call, used or not: malloc maps it afresh, and each of its pages that something uses is a fault.
 
 _ROUNDS = 32
+_BLOCK = 1 << 16
 
 
 class _Found(NamedTuple):
@@ -537,13 +542,35 @@ def _is_first(x):
 
 
 def _by_arrival(distribution, found):
-    num_sampled = found.ids.size
-    classes = jnp.arange(distribution.num_classes, dtype=jnp.int32)
+    num_sampled, num_classes = found.ids.size, distribution.num_classes
+    block = min(num_classes, max(4 * num_sampled, _BLOCK))
     arrivals, waits = jax.random.split(found.key)
-    p = distribution.prob(classes).at[found.ids].set(0, mode="drop")
-    noise = jax.random.gumbel(arrivals, p.shape, jnp.float32, mode="high").astype(p.dtype)
-    order = jnp.argsort(-(jnp.log(p) + noise)).astype(jnp.int32)
-    to_come = jnp.cumsum(p[order][::-1])[::-1][:num_sampled]
+
+    def arrive(start, key):
+        """Times of arrival, classes and their masses; NaN, which comes last, after all classes."""
+        classes = start + jnp.arange(block, dtype=jnp.int32)
+        exists, ids = classes < num_classes, jnp.minimum(classes, num_classes - 1)
+        slot = jnp.where(found.ids >= start, found.ids - start, block)
+        p = jnp.where(exists, distribution.prob(ids), 0).at[slot].set(0, mode="drop")
+        noise = jax.random.gumbel(key, p.shape, jnp.float32, mode="high").astype(p.dtype)
+        return jnp.where(exists, -(jnp.log(p) + noise), jnp.nan), ids, p
+
+    def earliest(arrived, later):
+        """The first num_sampled in order; the mass of the others is added to ``later``."""
+        time, ids, p = lax.sort(arrived, num_keys=1)
+        first = time[:num_sampled], ids[:num_sampled], p[:num_sampled]
+        return first, later + p[num_sampled:].sum()
+
+    def meet(state, start_and_key):
+        first, later = state
+        both = jax.tree.map(lambda *x: jnp.concatenate(x), first, arrive(*start_and_key))
+        return earliest(both, later), None
+
+    starts = jnp.arange(0, num_classes, block, dtype=jnp.int32)
+    keys = jax.random.split(arrivals, starts.size)
+    state = earliest(arrive(starts[0], keys[0]), 0.0)
+    ((_, ids, p), later), _ = lax.scan(meet, state, (starts[1:], keys[1:]))
+    to_come = jnp.cumsum(p[::-1])[::-1] + later
     fresh = jnp.arange(num_sampled, dtype=jnp.int32) < num_sampled - found.count
     u = 1 - jax.random.uniform(waits, (num_sampled,), jnp.float32).astype(p.dtype)
     wait = 1 + jnp.floor(jnp.log(u) / jnp.log1p(-jnp.minimum(to_come, 1)))
@@ -551,7 +578,7 @@ def _by_arrival(distribution, found):
     slot = jnp.where(fresh, found.count + jnp.arange(num_sampled, dtype=jnp.int32), num_sampled)
     return _Found(
         arrivals,
-        found.ids.at[slot].set(order[:num_sampled], mode="drop"),
+        found.ids.at[slot].set(ids, mode="drop"),
         jnp.full_like(found.count, num_sampled),
         found.tries + jnp.sum(jnp.where(fresh, wait, 0)),
         found.round,
