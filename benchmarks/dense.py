@@ -8,6 +8,7 @@ for compilation is measured apart.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -189,20 +190,28 @@ def vmapped(shape):
 # --- other frameworks ---------------------------------------------------------------------------
 
 
+def installed_peers() -> dict[str, str]:
+    """PyTorch's and TensorFlow's versions, where they are installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    names = [name for name in ("torch", "tensorflow") if importlib.util.find_spec(name)]
+    return {name: importlib.import_module(name).__version__ for name in names}
+
+
 def peer_calls(loss, x, target):
-    """PyTorch's and TensorFlow's calls, by (kind, name), where they are installed."""
-    calls = {}
-    for module, of in (("torch", torch_calls), ("tensorflow", tensorflow_calls)):
-        if importlib.util.find_spec(module):
-            calls |= {(kind, module): call for kind, call in of(loss, x, target).items()}
-    return calls
+    """Their calls, by (kind, name)."""
+    of = {"torch": torch_calls, "tensorflow": tensorflow_calls}
+    return {
+        (kind, name): call
+        for name in installed_peers()
+        for kind, call in of[name](loss, x, target).items()
+    }
 
 
 def torch_calls(loss, x, target):
+    """With one thread or one a core, what is faster: on a busy machine threads wait for another."""
     import torch
     from torch.nn import functional
 
-    torch.set_num_threads(int(environment()["cpus"]))
     of = functional.binary_cross_entropy_with_logits if loss == "sigmoid" else None
     of = of or functional.cross_entropy  # integer labels and soft targets
     x = torch.tensor(np.asarray(x), requires_grad=True)
@@ -216,11 +225,22 @@ def torch_calls(loss, x, target):
     def value_and_grad():
         return torch.autograd.grad(of(x, target), x)
 
-    return {"value": value, "value_and_grad": value_and_grad}
+    def on(threads, call):
+        def run():
+            torch.set_num_threads(threads)
+            return call()
+
+        return run
+
+    def faster(call):
+        runs = {threads: on(threads, call) for threads in (1, int(environment()["cpus"]))}
+        times = in_turn(runs, rounds=5)
+        return runs[min(times, key=lambda threads: statistics.median(times[threads][1]))]
+
+    return {"value": faster(value), "value_and_grad": faster(value_and_grad)}
 
 
 def tensorflow_calls(loss, x, target):
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     of = {
@@ -367,6 +387,8 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # or compile times would be a disk's
 
     report = {"environment": environment(), "works": {}, "goals": []}
+    if options.peers:
+        report["environment"] |= installed_peers() or {"peers": "none installed"}
     print(report["environment"], HEADER, sep="\n")
     for work in works(peers=options.peers):
         results = report["works"][work.name] = measure(work, rounds, seconds)
