@@ -136,7 +136,7 @@ def interleaved(
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """The subject's time is to be at most so many times that of ``against``."""
+    """The subject's time may be at most so many times that of ``against``."""
 
     kind: str
     against: str  # an implementation, or a limit; or MEMORY
