@@ -181,6 +181,16 @@ def varying(tree) -> frozenset:
     return frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in leaves))
 
 
+def spread(tree, over: frozenset):
+    """The arrays, as ones that may differ along these axes too."""
+
+    def cast(x):
+        missing = tuple(over - varying(x))
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(cast, tree)
+
+
 def class_shards(name: str, x: jax.Array, axis_name: Hashable) -> int:
     """Over how many devices of a ``shard_map`` the classes of x are split."""
     if axis_name is None:

@@ -780,3 +780,36 @@ def test_faults_name_the_argument(fault):
     call, message = FAULTS[fault]
     with pytest.raises((TypeError, ValueError), match=message):
         call()
+
+
+@pytest.mark.parametrize("unique", [True, False])
+@pytest.mark.parametrize("num_classes", [16, 200])  # sampled by arrival, and by draws
+def test_each_device_its_own_sample_in_shard_map(num_classes, unique):
+    """With a key a device, a device's sample is that of its key alone."""
+    table = sampled.unigram_table(1 / (1 + jnp.arange(num_classes, dtype=jnp.float32)))
+    labels, keys = jnp.arange(4, dtype=jnp.int32), jax.random.split(KEY, 4)
+    options = {"num_sampled": 6, "unique": unique}
+    samplers = {
+        "uniform": lambda k, y: sampled.uniform(k, y, num_classes=num_classes, **options),
+        "log": lambda k, y: sampled.log_uniform(k, y, num_classes=num_classes, **options),
+        "unigram": lambda k, y: sampled.unigram(k, y, table, **options),
+    }
+    place = PartitionSpec("data")
+    for name, sampler in samplers.items():
+
+        def of_shard(keys, sampler=sampler):
+            return jax.tree.map(lambda x: x[None], sampler(keys[0], labels))
+
+        mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+        split = jax.shard_map(of_shard, mesh=mesh, in_specs=place, out_specs=place)
+        got = jax.jit(split)(keys)
+        wanted = jax.tree.map(lambda *x: np.stack(x), *(sampler(k, labels) for k in keys))
+        for a, b in zip(got, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, err_msg=name)
+
+
+def test_no_distribution_is_taken_for_another():
+    """To JAX's caches, too."""
+    some = samplers._Uniform(8), samplers._LogUniform(8), sampled.unigram_table(jnp.ones(8))
+    structures = [jax.tree.structure(x) for x in some]
+    assert all(a != b for a, b in itertools.combinations(structures, 2))

@@ -343,8 +343,8 @@ def picture(folder: Path, fits: Mapping[str, list[Fit]], unigram_loss: float) ->
             color=color, linestyle=dashes, marker=marker, label=name,
         )  # fmt: skip
     ax.axhline(unigram_loss, color=plot.GREY, linewidth=1)
-    label = {"textcoords": "offset points", "xycoords": ("axes fraction", "data")}
-    ax.annotate("frequencies alone", (0.01, unigram_loss), (0, -12), color=plot.GREY, **label)
+    at_left = ax.get_yaxis_transform()
+    ax.text(0.01, unigram_loss - 0.08, "frequencies alone", color=plot.GREY, transform=at_left)
     ax.set(
         xscale="log",
         xlabel="seconds in training steps",

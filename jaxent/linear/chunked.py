@@ -18,10 +18,9 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _checks
-from jaxent._checks import axes, varying
+from jaxent._checks import axes, spread, varying
 from jaxent._classes import largest_class, live
 from jaxent.linear import inputs
-from jaxent.linear.inputs import spread
 from jaxent.reductions import weighted_sum
 from jaxent.stats import softmax_stats
 

@@ -195,7 +195,7 @@ class _Call:
         if added and where is None:
             where = jnp.ones(batch, bool)
         over = _checks.varying((hidden, labels, where, weights))
-        hidden, weights = inputs.spread((hidden, weights), over)
+        hidden, weights = _checks.spread((hidden, weights), over)
         self.hidden = deal(live(where, hidden))
         self.rows = chunked.Rows(deal(labels), None if where is None else deal(where))
         self.weights = None if weights is None else deal(weights)

@@ -69,16 +69,6 @@ def classes_axis(value: int) -> int:
     return 0 if value == 0 else 1
 
 
-def spread(tree, over: frozenset):
-    """The arrays, as ones that may differ along these axes too."""
-
-    def cast(x):
-        axes = tuple(over - _checks.varying(x))
-        return jax.lax.pcast(x, axes, to="varying") if axes else x
-
-    return jax.tree.map(cast, tree)
-
-
 def result(name: str, avals: list, wanted: tuple[int, ...], meaning: str) -> None:
     """What ``loss`` or ``logit_fn`` returns: one floating array of this shape."""
     if len(avals) != 1:

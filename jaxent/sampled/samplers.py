@@ -9,7 +9,7 @@ import dataclasses
 import math
 import operator
 from functools import partial
-from typing import NamedTuple, dataclass_transform
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +36,6 @@ class Samples(NamedTuple):
     ids: Integer[Array, "*ids"]
     expected_true: Float[Array, "*labels"]
     expected_sampled: Float[Array, "*ids"]
-
-
-@dataclass_transform(frozen_default=True)
-def _distribution(cls):
-    """A distribution over the classes; a pytree, so that one compilation serves all its values."""
-    cls = dataclasses.dataclass(frozen=True)(cls)
-    fields = [f.name for f in dataclasses.fields(cls)]
-    data = [name for name in fields if name != "num_classes"]
-    return jax.tree_util.register_dataclass(cls, data_fields=data, meta_fields=["num_classes"])
 
 
 def uniform(
@@ -84,7 +75,10 @@ def uniform(
     return _sample(key, labels, _Uniform(_checks.num_classes(num_classes)), num_sampled, unique)
 
 
-@_distribution
+# Static: two classes of one field, given to jax.tree_util.register_dataclass, are one structure to
+# JAX, and about one call in a hundred found the other's compilation.
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class _Uniform:
     num_classes: int
 
@@ -147,7 +141,8 @@ def log_uniform(
 # expm1, is smaller by a factor of n. At V = 10^6 every class has its probability to about 10^−3.
 
 
-@_distribution
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
 class _LogUniform:
     num_classes: int
 
@@ -196,7 +191,8 @@ def all_classes(labels: Integer[Array, "*labels"], *, num_classes: int) -> Sampl
 # --- unigram --------------------------------------------------------------------------------------
 
 
-@_distribution
+@partial(jax.tree_util.register_dataclass, data_fields=["tree"], meta_fields=["num_classes"])
+@dataclasses.dataclass(frozen=True)
 class UnigramTable:
     """How often to sample each class, as a tree of sums. A pytree.
 
@@ -242,7 +238,8 @@ class UnigramTable:
             to_left = to_smaller == (left <= right)
             return 2 * node + jnp.where(to_left, 0, 1), None
 
-        node, _ = lax.scan(down, jnp.ones(shape, jnp.int32), jax.random.split(key, self.depth))
+        root = _checks.spread(jnp.ones(shape, jnp.int32), _checks.varying((key, self.tree)))
+        node, _ = lax.scan(down, root, jax.random.split(key, self.depth))
         return node - self.first
 
 
@@ -499,6 +496,7 @@ def _first_unique(key, distribution, num_sampled):
     num_classes, zero = distribution.num_classes, jnp.zeros((), jnp.int32)
     nothing = jnp.full(num_sampled, num_classes, jnp.int32)
     found = _Found(key, nothing, zero, jnp.zeros((), float), zero)
+    found = _checks.spread(found, _checks.varying((key, distribution)))
     by_table = isinstance(distribution, UnigramTable)
 
     def unfinished(found):
