@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType
 
 
 def class_indices(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -49,6 +50,12 @@ def class_axis_is_sharded(x: jax.Array) -> bool:
     return len(spec) == x.ndim and spec[-1] is not None
 
 
+def class_axis_may_be_split(x: jax.Array) -> bool:
+    """Whether an explicit mesh splits the class axis, or an automatic one may."""
+    mesh = jax.typeof(x).sharding.mesh
+    return class_axis_is_sharded(x) or (AxisType.Auto in mesh.axis_types and mesh.size > 1)
+
+
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     """``x[..., index]``, NaN where the index is −1."""
     if class_axis_is_sharded(x):  # a gather along a sharded axis is ambiguous
@@ -72,7 +79,8 @@ def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
 # compare or a select in front of one is written out first, as an array of the logits' size, and so
 # is a constant that two of them share: constants come as rows here (see `constants`). A sum of very
 # many terms is slow. So a long class axis is seen as [blocks, classes a block]: whole blocks are
-# summed without any mask, and the block that holds the excluded class once more with one.
+# summed without any mask, and the block that holds the excluded class once more with one. Where
+# devices may share the classes, that block would have to travel: there it is one mask over all.
 
 
 def class_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Array:
@@ -90,7 +98,7 @@ def class_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Arr
 
 def sum_but(index: jax.Array, f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Array:
     """Σ_{j ≠ index} f(rows, xs_j), as :func:`class_sum`; an index of −1 excludes nothing."""
-    blocks = _num_blocks(xs[0])
+    blocks = 1 if class_axis_may_be_split(xs[0]) else _num_blocks(xs[0])
     if blocks == 1:
         return jnp.sum(jnp.where(is_class(index, xs[0]), 0, f(*_beside(rows, xs), *xs)), -1)
     xs = tuple(_split(x, blocks) for x in xs)
@@ -108,7 +116,7 @@ def _beside(rows, xs):
 
 def largest_class(x: jax.Array) -> jax.Array:
     """The index of each row's largest class; the first of several."""
-    blocks = _num_blocks(x)
+    blocks = 1 if class_axis_may_be_split(x) else _num_blocks(x)
     if blocks == 1:  # XLA:CPU's argmax would take three times this
         is_top, last = x == jnp.max(x, -1, keepdims=True), x.shape[-1] - 1
         place = lax.broadcasted_iota(jnp.int32, (1,) * (x.ndim - 1) + (last + 1,), x.ndim - 1)
