@@ -8,7 +8,6 @@ import argparse
 import importlib
 import importlib.util
 import json
-import time
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 import optax
 
 import jaxent
-from benchmarks.harness import environment
+from benchmarks.harness import environment, in_turn
 from jaxent.linear import linear_cross_entropy, linear_stats
 
 SHAPES = [(2048, 512, 32000), (512, 512, 32000), (4096, 256, 4096)]  # rows, features, classes
@@ -132,15 +131,10 @@ def _arguments(shape, dtype):
 
 
 def interleaved(work, rounds):
-    """Median and quartiles of each, one call of each in turn."""
+    """Median and quartiles of each, called in turn."""
     work = list(work)
-    times = {name: [] for name, _, _ in work}
-    for r in range(rounds + 1):
-        for name, run, _ in work:
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            if r:
-                times[name].append(1e3 * (time.perf_counter() - start))
+    runs = {name: lambda run=run: jax.block_until_ready(run()) for name, run, _ in work}
+    times = {name: ms for name, (_, ms) in in_turn(runs, rounds).items()}
     return {
         name: {
             "ms": float(np.median(times[name])),
