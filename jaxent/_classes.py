@@ -98,7 +98,7 @@ def class_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Arr
 
 def sum_but(index: jax.Array, f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Array:
     """Σ_{j ≠ index} f(rows, xs_j), as :func:`class_sum`; an index of −1 excludes nothing."""
-    blocks = 1 if class_axis_may_be_split(xs[0]) else _num_blocks(xs[0])
+    blocks = _num_blocks_to_pick_from(xs[0])
     if blocks == 1:
         return jnp.sum(jnp.where(is_class(index, xs[0]), 0, f(*_beside(rows, xs), *xs)), -1)
     xs = tuple(_split(x, blocks) for x in xs)
@@ -116,7 +116,7 @@ def _beside(rows, xs):
 
 def largest_class(x: jax.Array) -> jax.Array:
     """The index of each row's largest class; the first of several."""
-    blocks = 1 if class_axis_may_be_split(x) else _num_blocks(x)
+    blocks = _num_blocks_to_pick_from(x)
     if blocks == 1:  # XLA:CPU's argmax would take three times this
         is_top, last = x == jnp.max(x, -1, keepdims=True), x.shape[-1] - 1
         place = lax.broadcasted_iota(jnp.int32, (1,) * (x.ndim - 1) + (last + 1,), x.ndim - 1)
@@ -148,6 +148,11 @@ def _num_blocks(x):
     if class_axis_is_sharded(x) or not isinstance(x.shape[-1], int):  # symbolic, in jax.export
         return 1
     return _blocks_of(x.shape[-1])
+
+
+def _num_blocks_to_pick_from(x):
+    """One, where a block that is picked from the others might have to travel."""
+    return 1 if class_axis_may_be_split(x) else _num_blocks(x)
 
 
 @functools.cache

@@ -277,12 +277,14 @@ def _stats_tangent(form, alive, hidden, shared, rows, directions):
 
 
 def _wide(tree):
-    return jax.tree.map(lambda x: x.astype(_checks.accumulator(x)) if _is_float(x) else x, tree)
+    return jax.tree.map(
+        lambda x: x.astype(_checks.accumulator(x)) if _checks.is_float(x) else x, tree
+    )
 
 
 def _narrow(tree, wide):
     def of(x, w):
-        return _narrowed(spread(x, varying(w)), w) if _is_float(x) else x
+        return _narrowed(spread(x, varying(w)), w) if _checks.is_float(x) else x
 
     return jax.tree.map(of, tree, wide)
 
@@ -427,7 +429,7 @@ def _gradients_value(form, alive, hidden, shared, rows, weights):
 def _alive(tangents) -> tuple[tuple[bool, ...], list]:
     """Which leaves have a tangent, and those tangents."""
     leaves = jax.tree.leaves(tangents)
-    alive = tuple(not isinstance(t, _SymbolicZero) and _is_float(t) for t in leaves)
+    alive = tuple(not isinstance(t, _SymbolicZero) and _checks.is_float(t) for t in leaves)
     return alive, [t for t, is_alive in zip(leaves, alive, strict=True) if is_alive]
 
 
@@ -442,10 +444,6 @@ def _pick(alive, tree):
         )
 
     return [x for a, x in zip(alive, leaves, strict=True) if a], rebuilt
-
-
-def _is_float(x):
-    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _no_tangent(largest):

@@ -73,7 +73,7 @@ def result(name: str, avals: list, wanted: tuple[int, ...], meaning: str) -> Non
     """What ``loss`` or ``logit_fn`` returns: one floating array of this shape."""
     if len(avals) != 1:
         raise TypeError(f"{name} must return one array, {meaning}; got {len(avals)} arrays.")
-    if not jnp.issubdtype(avals[0].dtype, jnp.floating):
+    if not _checks.is_float(avals[0]):
         raise TypeError(f"{name} must return floating-point numbers; got {avals[0].dtype}.")
     if avals[0].shape != wanted:
         raise ValueError(
