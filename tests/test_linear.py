@@ -528,16 +528,22 @@ def test_blocks_of_classes_change_nothing(monkeypatch, unsplit, num_classes, cla
         )
         return part.mean()
 
-    def derivatives(*args):
+    def full_logits(h, w):
+        log_p = jax.nn.log_softmax(h @ (w if classes_axis else w.T))
+        return -log_p[jnp.arange(16), labels][where].mean()
+
+    def derivatives(loss, *args):
         gradient = jax.grad(loss, (0, 1))
         slope = jax.grad(lambda *args: sum(jnp.sum(g**2) for g in gradient(*args)), (0, 1))
         return gradient(*args), jax.jvp(gradient, args, args)[1], slope(*args)
 
     args = hidden, head if classes_axis else head.T
-    whole = jax.jit(derivatives)(*args)
+    truth = in_float64(partial(derivatives, full_logits), *(np.asarray(x, float) for x in args))
+    whole = jax.jit(partial(derivatives, loss))(*args)
+    assert_close(whole, truth, 2e-6)
     monkeypatch.setattr(inputs, "BLOCK_BYTES", 1)
     jax.clear_caches()
-    program = jax.jit(derivatives).lower(*args)
+    program = jax.jit(partial(derivatives, loss)).lower(*args)
     assert f"tensor<4x{num_classes}xf32>" in program.as_text()
     assert "tensor<4x64xf32>" in program.as_text()
     assert_close(program.compile()(*args), whole, 1e-6)
@@ -766,6 +772,21 @@ def test_sharded_over_a_mesh(kind):
     for operation, sizes, _ in collectives(compiled):
         assert operation == "all-reduce"
         assert set(sizes) <= {(), (n,), (n, 1), (n, d), (d, v), (v, d), (v,)}
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("Auto", 512), ("Explicit", 1024)])
+def test_the_default_chunk_is_that_of_one_device_where_axes_are_explicit(kind, rows):
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(getattr(AxisType, kind),))
+    n, d, v = 4096, 256, 2**15
+    args = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, spec))
+        for shape, dtype, spec in [
+            ((n, d), jnp.float32, DATA),
+            ((d, v), jnp.float32, PartitionSpec()),
+            ((n,), jnp.int32, DATA),
+        ]
+    ]
+    assert f"tensor<{rows}x{v}xf32>" in jax.jit(total(None)).lower(*args).as_text()
 
 
 @pytest.mark.parametrize("axis_name", [None, "model"])
