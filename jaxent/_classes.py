@@ -1,8 +1,8 @@
 """The class axis, the last one: masks, picks, and sums and maxima over it."""
 
 import functools
-import math
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -75,90 +75,76 @@ def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
     return x if where is None else jnp.where(beside(where, x), x, jnp.zeros((), x.dtype))
 
 
-# Sums over classes, and over all but one. XLA:CPU's fast sums take arithmetic and nothing else. A
-# compare or a select in front of one is written out first, as an array of the logits' size, and so
-# is a constant that two of them share: constants come as rows here (see `constants`). A sum of very
-# many terms is slow. So a long class axis is seen as [blocks, classes a block]: whole blocks are
-# summed without any mask, and the block that holds the excluded class once more with one. Where
-# devices may share the classes, that block would have to travel: there it is one mask over all.
+# Sums over classes. XLA:CPU's own sums take arithmetic and nothing else: a compare or a select in
+# front of one is written out first, as an array of the logits' size. A loop over elements takes
+# everything, at the speed of the exponential. So the class axis is folded: cut into up to 16 parts
+# of one width, whose terms are added up in such a loop, element by element, and what is left, a
+# 16th of the logits, is summed by XLA. Few classes are folded into one, and nothing is written.
+# Elsewhere than on a CPU, and where devices may share the classes, XLA's sum is best.
 
 
-def class_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Array:
+def class_sum(
+    f: Callable, rows: Sequence[jax.Array], *xs: jax.Array, but: jax.Array | None = None
+) -> jax.Array:
     """Σ_j f(rows, xs_j), ``[...]``, of ``rows [...]`` and ``xs [..., num_classes]``.
 
-    ``f`` is elementwise, and arithmetic only if it is to be fast.
+    ``f`` is elementwise. ``but [...]`` leaves a class out; −1 leaves out none.
     """
-    blocks = _num_blocks(xs[0])
-    if blocks == 1:
-        return jnp.sum(f(*_beside(rows, xs), *xs), -1)
-    xs = tuple(_split(x, blocks) for x in xs)
-    sums = jnp.sum(f(*_beside(rows, xs), *xs), -1)
-    return jnp.sum(jnp.where(jnp.isnan(sums), jnp.nan, sums), -1)  # nested in one fusion: slow
+
+    @jax.jit  # traced once for all parts
+    def terms(rows, but, *xs):
+        term = f(*(beside(row, xs[0]) for row in rows), *xs)
+        return term if but is None else jnp.where(is_class(but, term), 0, term)
+
+    def part(start, stop):
+        share = (lax.slice_in_dim(x, start, stop, axis=-1) for x in xs)
+        return terms(rows, None if but is None else but - start, *share)
+
+    if _width(xs[0]) == xs[0].shape[-1]:
+        return jnp.sum(terms(rows, but, *xs), -1)
+    folded = _fold(jnp.add, part, xs[0], 0)
+    # a select: XLA's sum would take the additions into itself, and leave their terms outside
+    return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 
 
-def sum_but(index: jax.Array, f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Array:
-    """Σ_{j ≠ index} f(rows, xs_j), as :func:`class_sum`; an index of −1 excludes nothing."""
-    blocks = _num_blocks_to_pick_from(xs[0])
-    if blocks == 1:
-        return jnp.sum(jnp.where(is_class(index, xs[0]), 0, f(*_beside(rows, xs), *xs)), -1)
-    xs = tuple(_split(x, blocks) for x in xs)
-    size = xs[0].shape[-1]
-    block, place = jnp.maximum(index, 0) // size, jnp.where(index < 0, -1, index % size)
-    own = tuple(jnp.take_along_axis(x, block[..., None, None], -2) for x in xs)
-    own_terms = jnp.where(is_class(place[..., None], own[0]), 0, f(*_beside(rows, own), *own))
-    sums = jnp.sum(f(*_beside(rows, xs), *xs), -1)
-    return jnp.sum(own_terms, (-2, -1)) + jnp.sum(jnp.where(is_class(block, sums), 0, sums), -1)
-
-
-def _beside(rows, xs):
-    return (beside(row, xs[0]) for row in rows)
+def class_max(x: jax.Array) -> jax.Array:
+    """The largest of each row. XLA:CPU's own maximum may lose a NaN."""
+    if _width(x) > 1:
+        return jnp.max(x, -1)
+    return _fold(jnp.maximum, partial(lax.slice_in_dim, x, axis=-1), x, -jnp.inf)[..., 0]
 
 
 def largest_class(x: jax.Array) -> jax.Array:
     """The index of each row's largest class; the first of several."""
-    blocks = _num_blocks_to_pick_from(x)
-    if blocks == 1:  # XLA:CPU's argmax would take three times this
-        is_top, last = x == jnp.max(x, -1, keepdims=True), x.shape[-1] - 1
-        place = lax.broadcasted_iota(jnp.int32, (1,) * (x.ndim - 1) + (last + 1,), x.ndim - 1)
-        return jnp.min(jnp.where(is_top, place, last), -1)
-    x = _split(x, blocks)
-    block = lax.argmax(jnp.max(x, -1), x.ndim - 2, jnp.int32)
-    own = jnp.take_along_axis(x, block[..., None, None], -2)[..., 0, :]
-    return block * x.shape[-1] + lax.argmax(own, own.ndim - 1, jnp.int32)
+    top, last = class_max(x), x.shape[-1] - 1
+
+    def place_of_top(start, stop):  # XLA:CPU's argmax would take three times this
+        part = lax.slice_in_dim(x, start, stop, axis=-1)
+        place = start + lax.broadcasted_iota(jnp.int32, part.shape, x.ndim - 1)
+        return jnp.where(part == top[..., None], place, last)
+
+    return jnp.min(_fold(jnp.minimum, place_of_top, x, last), -1)
 
 
-def clipped(low: jax.Array, x: jax.Array, high: jax.Array) -> jax.Array:
-    """x within bounds, NaN for NaN.
-
-    XLA:CPU's fast sums lose a NaN in min(x, bound) and in min(bound, max(bound, x)), not in this.
-    """
-    return jnp.maximum(low, jnp.minimum(high, x))
-
-
-def constants(row: jax.Array, *numbers: float) -> tuple[jax.Array, ...]:
-    """Numbers repeated along a row (NaN where it is NaN), so that XLA sees no constant."""
-    return tuple(jnp.where(jnp.isnan(row), jnp.nan, number).astype(row.dtype) for number in numbers)
+def _fold(combine, part, x, filler):
+    """The class axis of x folded to a width, of ``part(start, stop)``."""
+    num_classes, width = x.shape[-1], _width(x)
+    if width == num_classes:
+        return part(0, num_classes)
+    parts = [part(start, min(start + width, num_classes)) for start in range(0, num_classes, width)]
+    filler = jnp.asarray(filler, parts[0].dtype)
+    missing = [(0, 0, 0)] * (x.ndim - 1) + [(0, -num_classes % width, 0)]
+    return functools.reduce(combine, [*parts[:-1], lax.pad(parts[-1], filler, missing)])
 
 
-def _split(x, blocks):
-    return x.reshape(*x.shape[:-1], blocks, x.shape[-1] // blocks)
+FEW = 32  # classes that are folded into one
+LANES = 16  # what a width is a multiple of
 
 
-def _num_blocks(x):
-    if class_axis_is_sharded(x) or not isinstance(x.shape[-1], int):  # symbolic, in jax.export
-        return 1
-    return _blocks_of(x.shape[-1])
-
-
-def _num_blocks_to_pick_from(x):
-    """One, where a block that is picked from the others might have to travel."""
-    return 1 if class_axis_may_be_split(x) else _num_blocks(x)
-
-
-@functools.cache
-def _blocks_of(num_classes):
-    """About √num_classes blocks of at least 128, so many that up to 64 devices can share them."""
-    root = math.isqrt(num_classes)
-    near = range(max(2, root // 8), min(8 * root, num_classes // 128) + 1)
-    divisors = [n for n in near if num_classes % n == 0] if num_classes >= 2048 else []
-    return max(divisors, key=lambda n: (math.gcd(n, 64), -abs(n - root)), default=1)
+def _width(x):
+    """How many classes are left when a class axis is folded."""
+    num_classes = x.shape[-1]
+    foldable = isinstance(num_classes, int) and not class_axis_may_be_split(x)
+    if not (foldable and jax.default_backend() == "cpu"):
+        return num_classes
+    return 1 if num_classes <= FEW else LANES * -(-num_classes // (16 * LANES))

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Integer, Real
 from jaxent import _checks
 from jaxent._classes import class_indices, class_sum, is_class, live
 from jaxent._numerics import times
-from jaxent.stats import largest_class_stats, probabilities, scaled_exp, scaled_exp_rows
+from jaxent.stats import exponential_of, largest_class_stats, probabilities
 from jaxent.weights import lookup
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -143,20 +143,18 @@ def _label_costs(labels, costs, where, dtype):
 
 def _softmax(logits, where, row):
     x = live(where, logits.astype(_checks.accumulator(logits)))
-    return probabilities(x, row.inverse_z, row.top)
+    return probabilities(x, row.exp, row.inverse_z)
 
 
-def _cost_share(*rows_and_classes):
-    *of_exp, m = rows_and_classes
-    return times(scaled_exp(*of_exp), m)
+def _share(*rows_and_classes):
+    *of_exponential, m = rows_and_classes
+    return times(exponential_of(*of_exponential), m)
 
 
 @jax.jit
 def _expected_cost_value(logits, labels, costs, where, row):
-    x, rows = logits.astype(row.top.dtype), scaled_exp_rows(row.top)
-    m = _label_costs(labels, costs, where, x.dtype)
-    cost = class_sum(_cost_share, rows, x, m) / class_sum(scaled_exp, rows, x)
-    return live(where, jnp.where(jnp.isnan(row.log_z), jnp.nan, cost))
+    m = _label_costs(labels, costs, where, row.log_z.dtype)
+    return live(where, class_sum(_share, row.exp, logits, m) * row.inverse_z)
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)

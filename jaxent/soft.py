@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
-from jaxent._classes import class_sum, clipped, constants, is_class, live, sum_but
+from jaxent._classes import class_sum, is_class, live
 from jaxent._numerics import times
 from jaxent.stats import largest_class_stats, probabilities
 
@@ -109,7 +109,7 @@ def kl_divergence(
 @jax.custom_jvp
 def _soft(logits, targets, where):
     _, row = largest_class_stats(logits, where)
-    return _soft_value(logits, targets, where, row.log_z, row.top)
+    return _soft_value(logits, targets, where, row.log_z, row.exp.top)
 
 
 @partial(_soft.defjvp, symbolic_zeros=True)
@@ -117,12 +117,12 @@ def _soft_jvp(primals, tangents):
     logits, targets, where = primals
     d_logits, d_targets, _ = tangents
     largest, row = largest_class_stats(logits, where)
-    losses = _soft_value(logits, targets, where, row.log_z, row.top)
+    losses = _soft_value(logits, targets, where, row.log_z, row.exp.top)
     d_losses = jnp.zeros_like(losses)
     if not isinstance(d_logits, _SymbolicZero):
         d_losses += _soft_tangent(logits, targets, where, largest, row, d_logits)
     if not isinstance(d_targets, _SymbolicZero):
-        d_losses += _soft_target_tangent(logits, targets, where, row.log_z, row.top, d_targets)
+        d_losses += _soft_target_tangent(logits, targets, where, row.log_z, row.exp.top, d_targets)
     return losses, d_losses
 
 
@@ -140,23 +140,12 @@ def _rows(logits, targets, where):
 
 @jax.jit
 def _soft_value(logits, targets, where, log_z, top):
-    x, q = logits.astype(log_z.dtype), targets.astype(log_z.dtype)
-    low = float(jnp.finfo(x.dtype).min) / 2
-    one_infinite = (top == jnp.inf).astype(x.dtype)
-    rows = (*constants(top, 0.25, low, 2, 2.0**126), jnp.clip(top / 4, low, -low), one_infinite)
+    def share(quarter, log_z, x, q):  # −q_j log p_j with 0 · inf = 0; quarters as in _half_gap
+        x, q = x.astype(log_z.dtype) / 4, q.astype(log_z.dtype)
+        gap = jnp.where(x == quarter, 0, quarter - x)
+        return jnp.where(q == 0, 0, 4 * (q * gap) + q * log_z)
 
-    def share(quarter, low, two, huge, top, one_infinite, x, q):
-        x = clipped(low, x * quarter, top)
-        is_impossible = two - jnp.minimum(two, x - low)  # 2 for −inf, else 0
-        return q * (top - x) * (quarter + (is_impossible + one_infinite) * huge)
-
-    # q_j (top − x_j) / 16 with 0 · inf = 0, by arithmetic only
-    gaps = 16 * class_sum(share, rows, x, q)
-    return live(where, gaps + times(class_sum(_itself, (), q), log_z))
-
-
-def _itself(q):
-    return q
+    return live(where, class_sum(share, (top / 4, log_z), logits, targets))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
@@ -164,9 +153,9 @@ def _itself(q):
 def _soft_tangent(logits, targets, where, largest, row, d_logits):
     x, q = _rows(logits, targets, where)
     is_largest = is_class(largest, x)
-    p, targets = probabilities(x, row.inverse_z, row.top), targets.astype(x.dtype)
-    q_sum = live(where, class_sum(_itself, (), targets))[..., None]
-    rest = sum_but(largest, jnp.multiply, (jnp.exp(-row.nll),), targets)
+    p, targets = probabilities(x, row.exp, row.inverse_z), targets.astype(x.dtype)
+    q_sum = live(where, class_sum(jnp.positive, (), targets))[..., None]
+    rest = class_sum(jnp.multiply, (jnp.exp(-row.nll),), targets, but=largest)
     at_largest = live(where, rest)[..., None] - times(q, row.other_prob[..., None])
     slope = jnp.where(is_largest, at_largest, times(q_sum, p) - q)
     return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))

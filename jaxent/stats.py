@@ -17,16 +17,15 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
+    beside,
     class_indices,
+    class_max,
     class_sum,
-    clipped,
-    constants,
     is_class,
     largest_class,
     live,
     local_indices,
     pick,
-    sum_but,
     whole,
 )
 from jaxent._numerics import one_minus_exp
@@ -130,43 +129,70 @@ def softmax_stats(
     where = _checks.where(where, labels.shape, "labels")
     _checks.class_shards("logits", logits, axis_name)
     row = label_stats(logits, labels, where, axis_name)
-    gap, _ = _mean_gap(logits, where, row.top, axis_name)
+    gap, _ = _mean_gap(logits, where, row.exp.top, axis_name)
     return LogitStats(
         nll=row.nll,
-        log_normalizer=row.top + row.log_z,
-        mean_logit=row.top - gap,
+        log_normalizer=row.exp.top + row.log_z,
+        mean_logit=row.exp.top - gap,
         mean_nll=row.log_z + gap,
     )
 
 
-def shifted(x: jax.Array, top: jax.Array) -> jax.Array:
-    """x − top along the class axis, never NaN for ±inf: 0 where both are +inf, their limit.
+# --- exponentials of a row ------------------------------------------------------------------------
+#
+# Σ e^(x_j − top) would do for a loss, but for its last digits: x_j − top is rounded, by up to 64 ulp of
+# its exponential, and e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. So
+# the reference is e^43 (in f32) below top, and a multiple of 2^−12. With d the rounded x − reference,
+# d + reference is then exact, and so is what the rounding took, l = x − (d + reference): e^d (1 + l).
+# An offset that adds no rounding to the logits is gone from d and l, to the bit.
 
-    A quarter of it in rows of huge logits, where it is 0, or −inf to any purpose.
-    """
-    info, scale = jnp.finfo(x.dtype), _scale(top)
-    top = jnp.clip(top * scale, info.min, info.max)[..., None]
-    return jnp.minimum(x * scale[..., None], top) - top
+
+class Exponentials(NamedTuple):
+    """What turns logits into e^(x − reference); each ``[...]``."""
+
+    top: jax.Array  # the largest logit
+    reference: jax.Array
+    of_top: jax.Array  # e^(top − reference)
 
 
-def _scale(top):
-    """1/4 for rows of huge logits, for the clipping of infinities to leave them apart."""
-    return jnp.where(jnp.abs(top) > jnp.finfo(top.dtype).max / 2, 0.25, 1).astype(top.dtype)
+def exponentials(top: jax.Array) -> Exponentials:
+    """Of rows with these largest logits."""
+    info = jnp.finfo(top.dtype)
+    step = 2.0 ** -(info.nmant // 2 + 1)
+    reference = jnp.where(jnp.abs(top) < 1 / step, jnp.floor(top / step) * step, top)
+    reference -= info.maxexp // 3
+    of_top = jnp.where(jnp.isinf(top), 1, _compensated_exp(top, reference))
+    return Exponentials(top, reference, of_top)
+
+
+def exponential_of(
+    top: jax.Array, reference: jax.Array, of_top: jax.Array, x: jax.Array
+) -> jax.Array:
+    """e^(x − reference): 0 for −inf, for +inf the same as for any other largest logit."""
+    x = x.astype(top.dtype)
+    ruled_out = x < reference - 3 * jnp.finfo(x.dtype).maxexp
+    return jnp.where(x == top, of_top, jnp.where(ruled_out, 0, _compensated_exp(x, reference)))
+
+
+def _compensated_exp(x, reference):
+    d = x - reference
+    e = jnp.exp(d)
+    return e + e * (x - (d + reference))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def probabilities(
-    x: jax.Array, inverse_z: jax.Array, top: jax.Array, axis_name: Hashable = None
+    x: jax.Array, row: Exponentials, inverse_z: jax.Array, axis_name: Hashable = None
 ) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision."""
-    return jnp.exp(shifted(x, top)) * inverse_z[..., None]
+    return exponential_of(*(beside(r, x) for r in row), x) * inverse_z[..., None]
 
 
 @probabilities.defjvp
 def _probabilities_jvp(axis_name, primals, tangents):
-    # dp_j = p_j (dx_j − Σ_k p_k dx_k), inverse_z and top being functions of x. Where a class a has
-    # more than half of the probability, 1 − p_a must not come from a difference: r, its dx, may be
-    # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
+    # dp_j = p_j (dx_j − Σ_k p_k dx_k), inverse_z and the rest being functions of x. Where a class a
+    # has more than half of the probability, 1 − p_a must not come from a difference: r, its dx, may
+    # be subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
     p, dx = probabilities(*primals, axis_name), tangents[0]
     r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
     return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
@@ -180,9 +206,6 @@ def _probabilities_jvp(axis_name, primals, tangents):
 # Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where
 # it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
-# S needs care in its far tail: x_j − top is rounded by up to 64 ulp of its exponential, and
-# e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. See scaled_exp.
-#
 # Derivative. With Z = S + e^(−gap) and p_j = e^(x_j − top) / Z,
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y = S / Z, never p_y − 1
 #     d log_z = Σ_j p_j dx_j                         (top is a constant: it cancels in top + log_z)
@@ -194,13 +217,13 @@ def _probabilities_jvp(axis_name, primals, tangents):
 
 
 class LabelStats(NamedTuple):
-    """Of a row and its label, relative to the largest logit, ``top``; each ``[...]``."""
+    """Of a row and its label, relative to the largest logit; each ``[...]``."""
 
     nll: jax.Array
     log_z: jax.Array  # log Z = log Σ e^(x − top)
-    top: jax.Array
     other_prob: jax.Array  # 1 − p_y
-    inverse_z: jax.Array  # 1 / Z
+    inverse_z: jax.Array  # 1 / Σ e^(x − reference)
+    exp: Exponentials
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -217,59 +240,30 @@ def largest_class_stats(logits, where):
 
 @partial(jax.jit, static_argnames="axis_name")
 def _label_stats_value(logits, labels, where, axis_name):
-    x = logits.astype(_checks.accumulator(logits))
-    y, own = _label(live(where, labels), x, axis_name)
-    label_logit = pick(logits, own).astype(x.dtype)
-    top = jnp.max(logits, -1).astype(x.dtype)
+    dtype = _checks.accumulator(logits)
+    num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+    y = class_indices(live(where, labels), num_classes)
+    own = local_indices(y, logits.shape[-1], axis_name)
+    label_logit, top = pick(logits, own).astype(dtype), class_max(logits).astype(dtype)
     if axis_name is not None:
         label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
         top = lax.pmax(top, axis_name)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    rows = scaled_exp_rows(top)
-    rest = whole(sum_but(own, scaled_exp, rows, x), axis_name) / scaled_exp(*rows, top)
+    row = exponentials(top)
+    rest = whole(class_sum(exponential_of, row, logits, but=own), axis_name) / row.of_top
     of_label = jnp.exp(-gap)
     two_infinite = (top == jnp.inf) & (rest + of_label > 1)
     rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
-    log_z, z = jnp.log1p(rest + jnp.expm1(-gap)), rest + of_label
-    top = jnp.where(y < 0, jnp.nan, top)
-    row = LabelStats(gap + log_z, log_z, top, other_prob=rest / z, inverse_z=1 / z)
-    return jax.tree.map(partial(live, where), row)
-
-
-def _label(labels, x, axis_name):
-    """Labels over all classes, and over this device's; −1 where there is none."""
-    num_classes = x.shape[-1] if axis_name is None else x.shape[-1] * lax.axis_size(axis_name)
-    y = class_indices(labels, num_classes)
-    return y, local_indices(y, x.shape[-1], axis_name)
-
-
-def scaled_exp(scale, bottom, top, rounder, reference, one, x):
-    """e^(x − top), times a power of e that is the same for the whole row; arithmetic only.
-
-    The reference lies below top, so that a sum does not underflow before its logarithm is tiny. x
-    is split into a multiple h of 2^−12 (in f32) and a remainder l ≤ 2^−13: h − reference is exact,
-    and e^l is 1 + l. Where logits are so large that they differ by nothing or by more than matters,
-    they are scaled down, for the clipping not to make unequal ones equal.
-    """
-    x = clipped(bottom, x * scale, top)
-    h = (x + rounder) - rounder
-    return jnp.exp(h - reference) * (one + (x - h))
-
-
-def scaled_exp_rows(top):
-    """The arguments of :func:`scaled_exp` that are one a row."""
-    info = jnp.finfo(top.dtype)
-    scale = _scale(top)
-    # adding and subtracting it rounds to 2^−12
-    rounder = jnp.where(scale < 1, 0, 1.5 * 2.0 ** (info.nmant - info.nmant // 2 - 1)).astype(
-        top.dtype
+    z = rest + of_label
+    stats = LabelStats(
+        nll=gap + jnp.log1p(rest + jnp.expm1(-gap)),
+        log_z=jnp.log1p(rest + jnp.expm1(-gap)),
+        other_prob=rest / z,
+        inverse_z=1 / (z * row.of_top),
+        exp=row._replace(top=jnp.where(y < 0, jnp.nan, top)),
     )
-    (one,) = constants(top, 1)
-    top = jnp.clip(top * scale, info.min, info.max)
-    reference = (top - info.maxexp // 3 + rounder) - rounder
-    bottom = reference - jnp.maximum(2 * info.maxexp, jnp.abs(reference) * 2.0**-20)
-    return scale, bottom, top, rounder, reference, one
+    return jax.tree.map(partial(live, where), stats)
 
 
 @label_stats.defjvp
@@ -279,9 +273,9 @@ def _label_stats_jvp(axis_name, primals, tangents):
     return row, LabelStats(
         nll=d_nll,
         log_z=d_log_z,
-        top=jnp.zeros_like(row.top),
         other_prob=jnp.exp(-row.nll) * d_nll,
         inverse_z=-row.inverse_z * d_log_z,
+        exp=jax.tree.map(jnp.zeros_like, row.exp),
     )
 
 
@@ -290,8 +284,10 @@ def _label_stats_jvp(axis_name, primals, tangents):
 def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
     x = live(where, logits).astype(_checks.accumulator(logits))
     dx = d_logits.astype(x.dtype)
-    is_label = is_class(_label(live(where, labels), x, axis_name)[1], x)
-    p = probabilities(x, row.inverse_z, row.top, axis_name)
+    num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+    y = class_indices(live(where, labels), num_classes)
+    is_label = is_class(local_indices(y, logits.shape[-1], axis_name), x)
+    p = probabilities(x, row.exp, row.inverse_z, axis_name)
     d_nll = jnp.sum(jnp.where(is_label, -row.other_prob[..., None], p) * dx, -1)
     d_log_z = jnp.sum(p * dx, -1)
     return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
@@ -311,20 +307,16 @@ def _mean_gap(logits, where, top, axis_name):
 
 @partial(jax.jit, static_argnames="axis_name")
 def _mean_gap_value(logits, where, top, axis_name):
-    x = logits.astype(_checks.accumulator(logits))
-    low = float(jnp.finfo(x.dtype).min)
 
-    def count(eighth, low, two, x):  # 2, or 0 for −inf; arithmetic only
-        return jnp.minimum(two, jnp.maximum(low, x * eighth) - low)
+    def is_possible(x):
+        return (x != -jnp.inf).astype(top.dtype)
 
-    def share(quarter, low, four, part, top, x):
-        x = clipped(low, x * quarter, top)
-        return jnp.minimum(four, x - low) * ((top - x) * part)
+    def share(quarter, part, x):  # of the mean, where all but −inf are of one sign
+        x = x.astype(top.dtype)
+        return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * part)
 
-    # the rows of two sums are different: XLA would write out what they share
-    n = whole(class_sum(count, constants(top, 1 / 8, low / 4, 2), x) / 2, axis_name)
-    rows = *constants(top, 1 / 4, low / 2, 4), 1 / n, jnp.minimum(top / 4, -low / 2)
-    gap = whole(class_sum(share, rows, x), axis_name)
+    n = whole(class_sum(is_possible, (), logits), axis_name)
+    gap = 4 * whole(class_sum(share, (top / 4, 1 / n), logits), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(n > 1, jnp.inf, 0), gap)
     return live(where, gap), live(where, n)
 
