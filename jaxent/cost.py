@@ -131,7 +131,7 @@ def _expected_cost_jvp(primals, tangents):
     if not isinstance(d_logits, _SymbolicZero):
         d_cost += _logits_tangent(logits, labels, costs, where, largest, row, d_logits)
     if not isinstance(d_costs, _SymbolicZero):
-        d_cost += _costs_tangent(logits, labels, d_costs, where, row)
+        d_cost += _costs_tangent(logits, labels, d_costs, where, largest, row)
     return cost, d_cost
 
 
@@ -141,9 +141,8 @@ def _label_costs(labels, costs, where, dtype):
     return lookup(costs, y).astype(dtype)
 
 
-def _softmax(logits, where, row):
-    x = live(where, logits.astype(_checks.accumulator(logits)))
-    return probabilities(x, row.exp, row.inverse_z)
+def _softmax(logits, where, largest, row):
+    return probabilities(live(where, logits), largest, row)
 
 
 def _share(*rows_and_classes):
@@ -159,15 +158,15 @@ def _expected_cost_value(logits, labels, costs, where, row):
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
-def _costs_tangent(logits, labels, d_costs, where, row):
-    p = _softmax(logits, where, row)
+def _costs_tangent(logits, labels, d_costs, where, largest, row):
+    p = _softmax(logits, where, largest, row)
     return live(where, jnp.sum(p * _label_costs(labels, d_costs, where, p.dtype), -1))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
 @jax.jit
 def _logits_tangent(logits, labels, costs, where, largest, row, d_logits):
-    p = _softmax(logits, where, row)
+    p = _softmax(logits, where, largest, row)
     m, dx = _label_costs(labels, costs, where, p.dtype), d_logits.astype(p.dtype)
     is_largest = is_class(largest, p)
     m_less_largest = m - jnp.sum(jnp.where(is_largest, m, 0), -1, keepdims=True)

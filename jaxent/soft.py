@@ -153,7 +153,7 @@ def _soft_value(logits, targets, where, log_z, top):
 def _soft_tangent(logits, targets, where, largest, row, d_logits):
     x, q = _rows(logits, targets, where)
     is_largest = is_class(largest, x)
-    p, targets = probabilities(x, row.exp, row.inverse_z), targets.astype(x.dtype)
+    p, targets = probabilities(x, largest, row), targets.astype(x.dtype)
     q_sum = live(where, class_sum(jnp.positive, (), targets))[..., None]
     rest = class_sum(jnp.multiply, (jnp.exp(-row.nll),), targets, but=largest)
     at_largest = live(where, rest)[..., None] - times(q, row.other_prob[..., None])

@@ -19,7 +19,6 @@ from jaxent import _checks
 from jaxent._classes import (
     beside,
     class_indices,
-    class_max,
     class_sum,
     is_class,
     largest_class,
@@ -180,22 +179,10 @@ def _compensated_exp(x, reference):
     return e + e * (x - (d + reference))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def probabilities(
-    x: jax.Array, row: Exponentials, inverse_z: jax.Array, axis_name: Hashable = None
-) -> jax.Array:
-    """The softmax of the rows, each entry to full relative precision."""
-    return exponential_of(*(beside(r, x) for r in row), x) * inverse_z[..., None]
-
-
-@probabilities.defjvp
-def _probabilities_jvp(axis_name, primals, tangents):
-    # dp_j = p_j (dx_j − Σ_k p_k dx_k), inverse_z and the rest being functions of x. Where a class a
-    # has more than half of the probability, 1 − p_a must not come from a difference: r, its dx, may
-    # be subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
-    p, dx = probabilities(*primals, axis_name), tangents[0]
-    r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
-    return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
+def other_exponentials(row: Exponentials, logits: jax.Array, own: jax.Array) -> jax.Array:
+    """e^(x − reference) of all classes but one, for which it is 0; ``[..., num_classes]``."""
+    e = exponential_of(*(beside(r, logits) for r in row), logits)
+    return jnp.where(is_class(own, e), 0, e)
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
@@ -209,11 +196,10 @@ def _probabilities_jvp(axis_name, primals, tangents):
 # Derivative. With Z = S + e^(−gap) and p_j = e^(x_j − top) / Z,
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y = S / Z, never p_y − 1
 #     d log_z = Σ_j p_j dx_j                         (top is a constant: it cancels in top + log_z)
-# The rule is linear in dx and sits in jax.checkpoint, so reverse mode transposes it and recomputes
-# p from the logits: no [..., num_classes] residual. 1 − p_y and 1/Z come out of the value with
-# derivatives of their own, p_y d nll and −d log_z / Z, and p has its rule above, so every higher
-# order follows. (From nll and log_z they would take two transcendental functions, which XLA:CPU
-# computes anew for each class.)
+# The rule is linear in dx and sits in jax.checkpoint, so reverse mode transposes it and computes p
+# from the logits: no [..., num_classes] residual. Where value and gradient are one program, XLA
+# computes the exponentials once, into the gradient's memory: so S is their plain sum there, and
+# prevent_cse is off. p has a rule of its own, from which every higher order follows.
 
 
 class LabelStats(NamedTuple):
@@ -226,10 +212,18 @@ class LabelStats(NamedTuple):
     exp: Exponentials
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def label_stats(logits, labels, where, axis_name=None) -> LabelStats:
+def _folded_sum(row, logits, own):
+    return class_sum(exponential_of, row, logits, but=own)
+
+
+def _written_sum(row, logits, own):
+    return jnp.sum(other_exponentials(row, logits, own), -1)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def label_stats(logits, labels, where, axis_name=None, sum_of_others=_folded_sum) -> LabelStats:
     """What a row's losses and their derivatives need."""
-    return _label_stats_value(logits, labels, where, axis_name)
+    return _label_stats(logits, labels, where, axis_name, sum_of_others)
 
 
 def largest_class_stats(logits, where):
@@ -238,37 +232,9 @@ def largest_class_stats(logits, where):
     return largest, label_stats(logits, largest, where)
 
 
-@partial(jax.jit, static_argnames="axis_name")
-def _label_stats_value(logits, labels, where, axis_name):
-    dtype = _checks.accumulator(logits)
-    num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
-    y = class_indices(live(where, labels), num_classes)
-    own = local_indices(y, logits.shape[-1], axis_name)
-    label_logit, top = pick(logits, own).astype(dtype), class_max(logits).astype(dtype)
-    if axis_name is not None:
-        label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
-        top = lax.pmax(top, axis_name)
-
-    gap = jnp.where(label_logit == top, 0, top - label_logit)
-    row = exponentials(top)
-    rest = whole(class_sum(exponential_of, row, logits, but=own), axis_name) / row.of_top
-    of_label = jnp.exp(-gap)
-    two_infinite = (top == jnp.inf) & (rest + of_label > 1)
-    rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
-    z = rest + of_label
-    stats = LabelStats(
-        nll=gap + jnp.log1p(rest + jnp.expm1(-gap)),
-        log_z=jnp.log1p(rest + jnp.expm1(-gap)),
-        other_prob=rest / z,
-        inverse_z=1 / (z * row.of_top),
-        exp=row._replace(top=jnp.where(y < 0, jnp.nan, top)),
-    )
-    return jax.tree.map(partial(live, where), stats)
-
-
 @label_stats.defjvp
-def _label_stats_jvp(axis_name, primals, tangents):
-    row = label_stats(*primals, axis_name)
+def _label_stats_jvp(axis_name, _, primals, tangents):
+    row = label_stats(*primals, axis_name, _written_sum)
     d_nll, d_log_z = _label_stats_tangent(*primals, row, tangents[0], axis_name)
     return row, LabelStats(
         nll=d_nll,
@@ -279,18 +245,81 @@ def _label_stats_jvp(axis_name, primals, tangents):
     )
 
 
-@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(5,))
-@partial(jax.jit, static_argnums=(5,))
-def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
-    x = live(where, logits).astype(_checks.accumulator(logits))
-    dx = d_logits.astype(x.dtype)
+@partial(jax.jit, static_argnums=(3, 4))
+def _label_stats(logits, labels, where, axis_name, sum_of_others):
+    dtype = _checks.accumulator(logits)
+    y, own = _label(logits, labels, where, axis_name)
+    label_logit, top = pick(logits, own).astype(dtype), jnp.max(logits, -1).astype(dtype)
+    if axis_name is not None:
+        label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
+        top = lax.pmax(top, axis_name)
+
+    gap = jnp.where(label_logit == top, 0, top - label_logit)
+    top = jnp.where(y < 0, jnp.nan, top)
+    row = jax.tree.map(partial(live, where), exponentials(top))
+    rest = whole(sum_of_others(row, live(where, logits), own), axis_name) / row.of_top
+    of_label = jnp.exp(-gap)
+    two_infinite = (top == jnp.inf) & (rest + of_label > 1)
+    rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
+    log_z, z = jnp.log1p(rest + jnp.expm1(-gap)), rest + of_label
+    stats = LabelStats(gap + log_z, log_z, rest / z, 1 / (z * row.of_top), row)
+    return jax.tree.map(partial(live, where), stats)
+
+
+def _label(logits, labels, where, axis_name):
+    """Labels over all classes, and over this device's; −1 where there is none."""
     num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
     y = class_indices(live(where, labels), num_classes)
-    is_label = is_class(local_indices(y, logits.shape[-1], axis_name), x)
-    p = probabilities(x, row.exp, row.inverse_z, axis_name)
-    d_nll = jnp.sum(jnp.where(is_label, -row.other_prob[..., None], p) * dx, -1)
-    d_log_z = jnp.sum(p * dx, -1)
+    return y, local_indices(y, logits.shape[-1], axis_name)
+
+
+@partial(
+    jax.checkpoint,
+    policy=jax.checkpoint_policies.nothing_saveable,
+    prevent_cse=False,
+    static_argnums=(5,),
+)
+@partial(jax.jit, static_argnums=(5,))
+def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
+    x = live(where, logits)
+    _, own = _label(logits, labels, where, axis_name)
+    p = probabilities(x, own, row, axis_name)
+    of_label = -row.other_prob[..., None]
+    slope = _tangent_of(p, jnp.where(is_class(own, p), of_label, p))
+    dx = d_logits.astype(p.dtype)
+    d_nll, d_log_z = jnp.sum(slope * dx, -1), jnp.sum(p * dx, -1)
     return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def probabilities(
+    logits: jax.Array, own: jax.Array, row: LabelStats, axis_name: Hashable = None
+) -> jax.Array:
+    """The softmax of the rows, each entry to full relative precision."""
+    p = other_exponentials(row.exp, logits, own) * row.inverse_z[..., None]
+    return jnp.where(is_class(own, p), jnp.exp(-row.nll)[..., None], p)
+
+
+@probabilities.defjvp
+def _probabilities_jvp(axis_name, primals, tangents):
+    # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has more than
+    # half of the probability, 1 − p_a must not come from a difference: r, its dx, may be
+    # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
+    p = probabilities(*primals, axis_name)
+    dx = tangents[0].astype(p.dtype)
+    r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
+    return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
+
+
+@jax.custom_jvp
+def _tangent_of(p, slope):
+    """``slope``, which differs from p by a constant, as (1 − p_y) does from −p_y."""
+    return slope
+
+
+@_tangent_of.defjvp
+def _tangent_of_jvp(primals, tangents):
+    return primals[1], tangents[0]
 
 
 # --- the mean logit -----------------------------------------------------------------------------
