@@ -77,14 +77,18 @@ def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
 
 # Sums over classes. XLA:CPU's own sums take arithmetic and nothing else: a compare or a select in
 # front of one is written out first, as an array of the logits' size. A loop over elements takes
-# everything, at the speed of the exponential. So the class axis is folded: cut into up to 16 parts
-# of one width, whose terms are added up in such a loop, element by element, and what is left, a
-# 16th of the logits, is summed by XLA. Few classes are folded into one, and nothing is written.
+# everything, at the speed of the exponential. So the class axis is folded: cut into parts of one
+# width, whose terms are added up in such a loop, element by element; what is left, a 16th of the
+# logits or less, is summed by XLA. Few classes are folded into one, and nothing is written.
 # Elsewhere than on a CPU, and where devices may share the classes, XLA's sum is best.
 
 
 def class_sum(
-    f: Callable, rows: Sequence[jax.Array], *xs: jax.Array, but: jax.Array | None = None
+    f: Callable,
+    rows: Sequence[jax.Array],
+    *xs: jax.Array,
+    but: jax.Array | None = None,
+    parts: int = 16,
 ) -> jax.Array:
     """Σ_j f(rows, xs_j), ``[...]``, of ``rows [...]`` and ``xs [..., num_classes]``.
 
@@ -100,9 +104,9 @@ def class_sum(
         share = (lax.slice_in_dim(x, start, stop, axis=-1) for x in xs)
         return terms(rows, None if but is None else but - start, *share)
 
-    if _width(xs[0]) == xs[0].shape[-1]:
+    if _width(xs[0], parts) == xs[0].shape[-1]:
         return jnp.sum(terms(rows, but, *xs), -1)
-    folded = _fold(jnp.add, part, xs[0], 0)
+    folded = _fold(jnp.add, part, xs[0], 0, parts)
     # a select: XLA's sum would take the additions into itself, and leave their terms outside
     return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 
@@ -116,28 +120,29 @@ def largest_class(x: jax.Array) -> jax.Array:
         place = start + lax.broadcasted_iota(jnp.int32, part.shape, x.ndim - 1)
         return jnp.where(part == top[..., None], place, last)
 
-    return jnp.min(_fold(jnp.minimum, place_of_top, x, last), -1)
+    return jnp.min(_fold(jnp.minimum, place_of_top, x, last, MANY), -1)
 
 
-def _fold(combine, part, x, filler):
+def _fold(combine, part, x, filler, parts):
     """The class axis of x folded to a width, of ``part(start, stop)``."""
-    num_classes, width = x.shape[-1], _width(x)
+    num_classes, width = x.shape[-1], _width(x, parts)
     if width == num_classes:
         return part(0, num_classes)
-    parts = [part(start, min(start + width, num_classes)) for start in range(0, num_classes, width)]
-    filler = jnp.asarray(filler, parts[0].dtype)
+    folds = [part(start, min(start + width, num_classes)) for start in range(0, num_classes, width)]
+    filler = jnp.asarray(filler, folds[0].dtype)
     missing = [(0, 0, 0)] * (x.ndim - 1) + [(0, -num_classes % width, 0)]
-    return functools.reduce(combine, [*parts[:-1], lax.pad(parts[-1], filler, missing)])
+    return functools.reduce(combine, [*folds[:-1], lax.pad(folds[-1], filler, missing)])
 
 
 FEW = 32  # classes that are folded into one
+MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
 LANES = 16  # what a width is a multiple of
 
 
-def _width(x):
+def _width(x, parts):
     """How many classes are left when a class axis is folded."""
     num_classes = x.shape[-1]
     foldable = isinstance(num_classes, int) and not class_axis_may_be_split(x)
     if not (foldable and jax.default_backend() == "cpu"):
         return num_classes
-    return 1 if num_classes <= FEW else LANES * -(-num_classes // (16 * LANES))
+    return 1 if num_classes <= FEW else LANES * -(-num_classes // (parts * LANES))

@@ -142,7 +142,7 @@ def _label_costs(labels, costs, where, dtype):
 
 
 def _softmax(logits, where, largest, row):
-    return probabilities(live(where, logits), largest, row)
+    return probabilities(logits, largest, row, where)
 
 
 def _share(*rows_and_classes):

@@ -103,7 +103,7 @@ def smoothed_nll(s: LogitStats, *, label_smoothing: ArrayLike) -> Float[Array, "
       0.0535 0.3535
     """
     epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, s.nll.dtype)
-    return times(1 - epsilon, s.nll) + times(epsilon, s.mean_nll)
+    return times(epsilon, s.mean_nll) + times(1 - epsilon, s.nll)
 
 
 @_checks.statistics

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
-from jaxent._classes import class_sum, is_class, live
+from jaxent._classes import MANY, class_sum, is_class, live, pick
 from jaxent._numerics import times
-from jaxent.stats import largest_class_stats, probabilities
+from jaxent.stats import largest_class_stats, probabilities, written_sum
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 
@@ -116,7 +116,7 @@ def _soft(logits, targets, where):
 def _soft_jvp(primals, tangents):
     logits, targets, where = primals
     d_logits, d_targets, _ = tangents
-    largest, row = largest_class_stats(logits, where)
+    largest, row = largest_class_stats(logits, where, written_sum)
     losses = _soft_value(logits, targets, where, row.log_z, row.exp.top)
     d_losses = jnp.zeros_like(losses)
     if not isinstance(d_logits, _SymbolicZero):
@@ -145,20 +145,19 @@ def _soft_value(logits, targets, where, log_z, top):
         gap = jnp.where(x == quarter, 0, quarter - x)
         return jnp.where(q == 0, 0, 4 * (q * gap) + q * log_z)
 
-    return live(where, class_sum(share, (top / 4, log_z), logits, targets))
+    return live(where, class_sum(share, (top / 4, log_z), logits, targets, parts=MANY))
 
 
-@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)
+@partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
 @jax.jit
 def _soft_tangent(logits, targets, where, largest, row, d_logits):
-    x, q = _rows(logits, targets, where)
-    is_largest = is_class(largest, x)
-    p, targets = probabilities(x, largest, row), targets.astype(x.dtype)
-    q_sum = live(where, class_sum(jnp.positive, (), targets))[..., None]
-    rest = class_sum(jnp.multiply, (jnp.exp(-row.nll),), targets, but=largest)
-    at_largest = live(where, rest)[..., None] - times(q, row.other_prob[..., None])
-    slope = jnp.where(is_largest, at_largest, times(q_sum, p) - q)
-    return live(where, jnp.sum(slope * d_logits.astype(x.dtype), -1))
+    p = probabilities(logits, largest, row, where)
+    q = live(where, targets).astype(p.dtype)
+    rest = live(where, class_sum(jnp.positive, (), q, but=largest, parts=MANY))
+    q_sum = (rest + pick(q, largest))[..., None]
+    at_largest = times(rest, jnp.exp(-row.nll))[..., None] - times(q, row.other_prob[..., None])
+    slope = jnp.where(is_class(largest, p), at_largest, times(q_sum, p) - q)
+    return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
+    MANY,
     beside,
     class_indices,
     class_sum,
@@ -133,7 +134,7 @@ def softmax_stats(
         nll=row.nll,
         log_normalizer=row.exp.top + row.log_z,
         mean_logit=row.exp.top - gap,
-        mean_nll=row.log_z + gap,
+        mean_nll=gap + row.log_z,
     )
 
 
@@ -179,17 +180,18 @@ def _compensated_exp(x, reference):
     return e + e * (x - (d + reference))
 
 
-def other_exponentials(row: Exponentials, logits: jax.Array, own: jax.Array) -> jax.Array:
-    """e^(x − reference) of all classes but one, for which it is 0; ``[..., num_classes]``."""
+def other_exponentials(row: Exponentials, logits, own, where) -> jax.Array:
+    """e^(x − reference) of the classes but ``own``, and of inert rows, 0; ``[..., num_classes]``."""
     e = exponential_of(*(beside(r, logits) for r in row), logits)
-    return jnp.where(is_class(own, e), 0, e)
+    left_out = is_class(own, e) if where is None else is_class(own, e) | ~where[..., None]
+    return jnp.where(left_out, 0, e)
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
 #
 # Value. Relative to the largest logit, top, with S the sum of e^(x_j − top) over the classes
 # *other* than the label and gap = top − x_y ≥ 0,
-#     log_z = log Σ_j e^(x_j − top) = log1p(S + expm1(−gap)),      nll = gap + log_z.
+#     log_z = log Σ_j e^(x_j − top) = log1p(S + (e^(−gap) − 1)),      nll = gap + log_z.
 # Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where
 # it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
@@ -212,29 +214,31 @@ class LabelStats(NamedTuple):
     exp: Exponentials
 
 
-def _folded_sum(row, logits, own):
+def folded_sum(row, logits, own, where):
+    """Σ of the other classes' exponentials, for a value alone: nothing is written."""
     return class_sum(exponential_of, row, logits, but=own)
 
 
-def _written_sum(row, logits, own):
-    return jnp.sum(other_exponentials(row, logits, own), -1)
+def written_sum(row, logits, own, where):
+    """The same where a gradient follows, which finds the exponentials in its own memory."""
+    return jnp.sum(other_exponentials(row, logits, own, where), -1)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def label_stats(logits, labels, where, axis_name=None, sum_of_others=_folded_sum) -> LabelStats:
+def label_stats(logits, labels, where, axis_name=None, sum_of_others=folded_sum) -> LabelStats:
     """What a row's losses and their derivatives need."""
     return _label_stats(logits, labels, where, axis_name, sum_of_others)
 
 
-def largest_class_stats(logits, where):
+def largest_class_stats(logits, where, sum_of_others=folded_sum):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
     largest = largest_class(logits)
-    return largest, label_stats(logits, largest, where)
+    return largest, label_stats(logits, largest, where, None, sum_of_others)
 
 
 @label_stats.defjvp
 def _label_stats_jvp(axis_name, _, primals, tangents):
-    row = label_stats(*primals, axis_name, _written_sum)
+    row = label_stats(*primals, axis_name, written_sum)
     d_nll, d_log_z = _label_stats_tangent(*primals, row, tangents[0], axis_name)
     return row, LabelStats(
         nll=d_nll,
@@ -256,12 +260,12 @@ def _label_stats(logits, labels, where, axis_name, sum_of_others):
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
     top = jnp.where(y < 0, jnp.nan, top)
-    row = jax.tree.map(partial(live, where), exponentials(top))
-    rest = whole(sum_of_others(row, live(where, logits), own), axis_name) / row.of_top
+    row = exponentials(top)
+    rest = whole(sum_of_others(row, logits, own, where), axis_name) / row.of_top
     of_label = jnp.exp(-gap)
     two_infinite = (top == jnp.inf) & (rest + of_label > 1)
     rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
-    log_z, z = jnp.log1p(rest + jnp.expm1(-gap)), rest + of_label
+    log_z, z = jnp.log1p(rest + (of_label - 1)), rest + of_label
     stats = LabelStats(gap + log_z, log_z, rest / z, 1 / (z * row.of_top), row)
     return jax.tree.map(partial(live, where), stats)
 
@@ -281,9 +285,8 @@ def _label(logits, labels, where, axis_name):
 )
 @partial(jax.jit, static_argnums=(5,))
 def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
-    x = live(where, logits)
     _, own = _label(logits, labels, where, axis_name)
-    p = probabilities(x, own, row, axis_name)
+    p = probabilities(logits, own, row, where, axis_name)
     of_label = -row.other_prob[..., None]
     slope = _tangent_of(p, jnp.where(is_class(own, p), of_label, p))
     dx = d_logits.astype(p.dtype)
@@ -291,13 +294,17 @@ def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
     return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
 def probabilities(
-    logits: jax.Array, own: jax.Array, row: LabelStats, axis_name: Hashable = None
+    logits: jax.Array,
+    own: jax.Array,
+    row: LabelStats,
+    where: jax.Array | None,
+    axis_name: Hashable = None,
 ) -> jax.Array:
-    """The softmax of the rows, each entry to full relative precision."""
-    p = other_exponentials(row.exp, logits, own) * row.inverse_z[..., None]
-    return jnp.where(is_class(own, p), jnp.exp(-row.nll)[..., None], p)
+    """The softmax of the rows, each entry to full relative precision; 0 in inert rows."""
+    p = other_exponentials(row.exp, logits, own, where) * row.inverse_z[..., None]
+    return jnp.where(is_class(own, p), live(where, jnp.exp(-row.nll))[..., None], p)
 
 
 @probabilities.defjvp
@@ -305,8 +312,9 @@ def _probabilities_jvp(axis_name, primals, tangents):
     # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has more than
     # half of the probability, 1 − p_a must not come from a difference: r, its dx, may be
     # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
+    *_, where = primals
     p = probabilities(*primals, axis_name)
-    dx = tangents[0].astype(p.dtype)
+    dx = live(where, tangents[0].astype(p.dtype))
     r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
     return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
 
@@ -336,7 +344,6 @@ def _mean_gap(logits, where, top, axis_name):
 
 @partial(jax.jit, static_argnames="axis_name")
 def _mean_gap_value(logits, where, top, axis_name):
-
     def is_possible(x):
         return (x != -jnp.inf).astype(top.dtype)
 
@@ -344,8 +351,8 @@ def _mean_gap_value(logits, where, top, axis_name):
         x = x.astype(top.dtype)
         return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * part)
 
-    n = whole(class_sum(is_possible, (), logits), axis_name)
-    gap = 4 * whole(class_sum(share, (top / 4, 1 / n), logits), axis_name)
+    n = whole(class_sum(is_possible, (), logits, parts=MANY), axis_name)
+    gap = 4 * whole(class_sum(share, (top / 4, 1 / n), logits, parts=MANY), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(n > 1, jnp.inf, 0), gap)
     return live(where, gap), live(where, n)
 
