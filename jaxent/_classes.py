@@ -111,16 +111,16 @@ def class_sum(
     return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 
 
-def largest_class(x: jax.Array) -> jax.Array:
+def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
     """The index of each row's largest class; the first of several."""
     top, last = jnp.max(x, -1), x.shape[-1] - 1
 
-    def place_of_top(start, stop):  # XLA:CPU's argmax would take three times this
+    def place_of_top(start, stop):  # XLA:CPU's argmax takes ten times this
         part = lax.slice_in_dim(x, start, stop, axis=-1)
         place = start + lax.broadcasted_iota(jnp.int32, part.shape, x.ndim - 1)
         return jnp.where(part == top[..., None], place, last)
 
-    return jnp.min(_fold(jnp.minimum, place_of_top, x, last, MANY), -1)
+    return jnp.min(_fold(jnp.minimum, place_of_top, x, last, parts), -1)
 
 
 def _fold(combine, part, x, filler, parts):

@@ -155,8 +155,8 @@ def _soft_tangent(logits, targets, where, largest, row, d_logits):
     q = live(where, targets).astype(p.dtype)
     rest = live(where, class_sum(jnp.positive, (), q, but=largest, parts=MANY))
     q_sum = (rest + pick(q, largest))[..., None]
-    at_largest = times(rest, jnp.exp(-row.nll))[..., None] - times(q, row.other_prob[..., None])
-    slope = jnp.where(is_class(largest, p), at_largest, times(q_sum, p) - q)
+    at_largest = (rest * jnp.exp(-row.nll))[..., None] - q * row.other_prob[..., None]
+    slope = jnp.where(is_class(largest, p), at_largest, q_sum * p - q)
     return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))
 
 

@@ -232,7 +232,7 @@ def label_stats(logits, labels, where, axis_name=None, sum_of_others=folded_sum)
 
 def largest_class_stats(logits, where, sum_of_others=folded_sum):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    largest = largest_class(logits)
+    largest = largest_class(logits, MANY)
     return largest, label_stats(logits, largest, where, None, sum_of_others)
 
 
@@ -309,13 +309,17 @@ def probabilities(
 
 @probabilities.defjvp
 def _probabilities_jvp(axis_name, primals, tangents):
-    # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has more than
-    # half of the probability, 1 − p_a must not come from a difference: r, its dx, may be
+    # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has most of the
+    # probability, 1 − p_a must not come from a difference: r, the dx of the largest class, may be
     # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
-    *_, where = primals
+    logits, _, row, where = primals
     p = probabilities(*primals, axis_name)
     dx = live(where, tangents[0].astype(p.dtype))
-    r = whole(jnp.sum(jnp.where(p > 0.5, dx, 0), -1, keepdims=True), axis_name)
+    largest = largest_class(logits)
+    r = pick(dx, largest)
+    if axis_name is not None:
+        r = whole(jnp.where(pick(logits, largest) == row.exp.top, r, 0), axis_name)
+    r = r[..., None]
     return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
 
 
