@@ -56,6 +56,12 @@ def class_axis_may_be_split(x: jax.Array) -> bool:
     return class_axis_is_sharded(x) or (AxisType.Auto in mesh.axis_types and mesh.size > 1)
 
 
+def unsplit(x: jax.Array) -> bool:
+    """Whether it is certain that no mesh splits x: a trace does not see ``in_shardings``."""
+    mesh = jax.typeof(x).sharding.mesh
+    return jax.device_count() == 1 if mesh.empty else mesh.are_all_axes_manual
+
+
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     """``x[..., index]``, NaN where the index is −1."""
     if class_axis_is_sharded(x):  # a gather along a sharded axis is ambiguous

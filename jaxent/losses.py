@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
-from jaxent._numerics import one_minus_exp, polynomial, times
+from jaxent._numerics import elementwise, one_minus_exp, polynomial, times
 from jaxent.stats import LogitStats, softmax_stats
 
 
@@ -156,7 +156,7 @@ def focal(s: LogitStats, *, gamma: ArrayLike) -> Float[Array, "*batch"]:
       0.08173
     """
     gamma = _checks.option("gamma", gamma, 0, float(jnp.finfo(s.nll.dtype).max), s.nll.dtype)
-    return _focal(s.nll, gamma)
+    return elementwise(_focal)(s.nll, gamma)
 
 
 # With u = −log p_y and q = 1 − e^(−u): f = u q^γ and, as dq/du = e^(−u),
@@ -181,7 +181,7 @@ def _focal_jvp(primals, tangents):
 @jax.custom_jvp
 def _other_prob_power(u, gamma):
     """q^γ."""
-    return jnp.where(u == 0, (gamma == 0).astype(u.dtype), one_minus_exp(u) ** gamma)
+    return one_minus_exp(u) ** gamma
 
 
 @_other_prob_power.defjvp

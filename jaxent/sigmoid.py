@@ -5,7 +5,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxent import _checks
-from jaxent._numerics import log1p_exp_pair, times
+from jaxent._numerics import (
+    elementwise,
+    log1p_exp,
+    log1p_exp_pair,
+    times,
+    weighted_log1p_exp,
+)
 from jaxent.stats import LogitStats, class_indices, live
 
 
@@ -56,8 +62,8 @@ def sigmoid_cross_entropy(
     dtype = _checks.accumulator(x)
     weight = _positive_weight(pos_weight, x.shape, dtype)
     x, z = live(where, x.astype(dtype)), live(where, z.astype(dtype))
-    if_negative, if_positive = log1p_exp_pair(jnp.where(jnp.isnan(weight), jnp.nan, x))
-    return live(where, times(times(z, weight), if_positive) + times(1 - z, if_negative))
+    x = jnp.where(jnp.isnan(weight), jnp.nan, x)
+    return live(where, elementwise(weighted_log1p_exp)(x, 1 - z, times(z, weight)))
 
 
 def _positive_weight(value: ArrayLike, shape: tuple[int, ...], dtype) -> Array:
@@ -110,11 +116,12 @@ def sigmoid_stats(
     y = _checks.binary_labels(x, labels)
     where = _checks.where(where, x.shape, "logits")
     x, y = live(where, x.astype(_checks.accumulator(x))), live(where, class_indices(y, 2))
-    x = x * jnp.where((y == 0) | (y == 1), 1, jnp.nan).astype(x.dtype)  # poisons the gradient too
+    return LogitStats(*(live(where, field) for field in _two_class_stats(x, y)))
+
+
+@elementwise
+def _two_class_stats(x, y):
+    sign = jnp.where(y == 0, 1, jnp.where(y == 1, -1, jnp.nan)).astype(x.dtype)
+    x *= jnp.abs(sign)  # NaN poisons the gradient too
     up, down = log1p_exp_pair(x)
-    return LogitStats(
-        nll=live(where, jnp.where(y == 1, down, up)),
-        log_normalizer=live(where, up),
-        mean_logit=live(where, x / 2),
-        mean_nll=live(where, (up + down) / 2),
-    )
+    return log1p_exp(sign * x), up, x / 2, (up + down) / 2

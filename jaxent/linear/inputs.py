@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
+from jaxent._classes import unsplit
 
 _describe = _checks.describe
 
@@ -127,12 +128,6 @@ def class_block(hidden, d_logits) -> int:
 
 
 BLOCK_BYTES = 2**24
-
-
-def unsplit(x: jax.Array) -> bool:
-    """Whether it is certain that no mesh splits x: a trace does not see ``in_shardings``."""
-    mesh = jax.typeof(x).sharding.mesh
-    return jax.device_count() == 1 if mesh.empty else mesh.are_all_axes_manual
 
 
 def num_chunks(rows: int, size: int, shards: int) -> int:
