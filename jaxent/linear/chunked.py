@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _checks
@@ -47,7 +46,7 @@ class Closed:
             return cls(function), (), closed.out_avals
 
         def opened(constants, arg):
-            return jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, constants))(*jax.tree.leaves(arg))
+            return _evaluated(closed.replace(consts=constants), *jax.tree.leaves(arg))
 
         constants = tuple(closed.consts)
         return cls(jax.make_jaxpr(opened)(constants, example), True), constants, closed.out_avals
@@ -56,8 +55,14 @@ class Closed:
         """The function of its constants and its argument."""
         if not self.is_jaxpr:
             return self.function(arg)
-        (out,) = jaxpr_as_fun(self.function)(*constants, *jax.tree.leaves(arg))
+        (out,) = _evaluated(self.function, *constants, *jax.tree.leaves(arg))
         return out
+
+
+def _evaluated(closed_jaxpr, *args):
+    from jax.extend.core import jaxpr_as_fun  # takes as long to import as all of jaxent
+
+    return jaxpr_as_fun(closed_jaxpr)(*args)
 
 
 @dataclasses.dataclass(frozen=True)
