@@ -63,11 +63,14 @@ def times(weight: jax.Array, value: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def weighted_log1p_exp(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """a log(1 + e^x) + b log(1 + e^(−x)), with 0 · inf = 0."""
-    most = jnp.finfo(x.dtype).max
+
+    def cut(x, weight):
+        most, weight = jnp.finfo(x.dtype).max, jnp.abs(weight)
+        # the inner maximum, because XLA would multiply constants first: max · max
+        return jnp.minimum(jnp.maximum(x, 0), jnp.maximum(most * weight, weight) * most)
+
     tail = jnp.log1p(jnp.exp(-jnp.abs(x)))
-    up = jnp.minimum(jnp.maximum(x, 0), jnp.abs(a) * most * most)
-    down = jnp.minimum(jnp.maximum(-x, 0), jnp.abs(b) * most * most)
-    return a * (up + tail) + b * (down + tail)
+    return a * (cut(x, a) + tail) + b * (cut(-x, b) + tail)
 
 
 @weighted_log1p_exp.defjvp
