@@ -101,7 +101,7 @@ def class_sum(
     ``f`` is elementwise. ``but [...]`` leaves a class out; −1 leaves out none.
     """
 
-    @jax.jit  # traced once for all parts
+    @partial(jax.jit, inline=True)  # traced once for all parts
     def terms(rows, but, *xs):
         term = f(*(beside(row, xs[0]) for row in rows), *xs)
         return term if but is None else jnp.where(is_class(but, term), 0, term)

@@ -121,7 +121,7 @@ def sigmoid_stats(
 
 @elementwise
 def _two_class_stats(x, y):
-    sign = jnp.where(y == 0, 1, jnp.where(y == 1, -1, jnp.nan)).astype(x.dtype)
-    x *= jnp.abs(sign)  # NaN poisons the gradient too
+    x *= jnp.where((y == 0) | (y == 1), 1, jnp.nan).astype(x.dtype)  # poisons the gradient too
     up, down = log1p_exp_pair(x)
-    return log1p_exp(sign * x), up, x / 2, (up + down) / 2
+    nll = log1p_exp(jnp.where(y == 1, -1, 1).astype(x.dtype) * x)  # log(1 + e^(±x))
+    return nll, up, x / 2, (up + down) / 2
