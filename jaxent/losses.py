@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._numerics import elementwise, one_minus_exp, polynomial, times
-from jaxent.stats import LogitStats, softmax_stats
+from jaxent.stats import LogitStats, softmax_nll, softmax_stats
 
 
 @_checks.statistics
@@ -70,7 +70,7 @@ def cross_entropy(
       [[-0.5  0.3  0.2]
        [ 0.1  0.2 -0.3]]
     """
-    return nll(softmax_stats(logits, labels, where=where))
+    return softmax_nll(logits, labels, where)
 
 
 @_checks.statistics
