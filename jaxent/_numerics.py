@@ -11,7 +11,8 @@ from jaxent._classes import unsplit
 
 def elementwise(f: Callable) -> Callable:
     """``f`` of arrays of one shape (or scalars) as of a single axis: XLA:CPU's loops over many axes,
-    the last of them short, are up to four times slower."""
+    the last of them short, are up to four times slower.
+    """
 
     @functools.wraps(f)
     def of_one_axis(*args):

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._numerics import elementwise, one_minus_exp, polynomial, times
-from jaxent.stats import LogitStats, softmax_nll, softmax_stats
+from jaxent.stats import LogitStats, softmax_nll
 
 
 @_checks.statistics

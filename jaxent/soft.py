@@ -8,7 +8,6 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
 from jaxent._classes import MANY, class_sum, is_class, live, pick
-from jaxent._numerics import times
 from jaxent.stats import largest_class_stats, probabilities, written_sum
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -152,9 +151,9 @@ def _soft_value(logits, targets, where, log_z, top):
 @jax.jit
 def _soft_tangent(logits, targets, where, largest, row, d_logits):
     p = probabilities(logits, largest, row, where)
-    q = live(where, targets).astype(p.dtype)
-    rest = live(where, class_sum(jnp.positive, (), q, but=largest, parts=MANY))
-    q_sum = (rest + pick(q, largest))[..., None]
+    rest = class_sum(lambda q: q.astype(p.dtype), (), targets, but=largest, parts=MANY)
+    rest, of_largest = live(where, rest), live(where, pick(targets, largest)).astype(p.dtype)
+    q, q_sum = live(where, targets).astype(p.dtype), (rest + of_largest)[..., None]
     at_largest = (rest * jnp.exp(-row.nll))[..., None] - q * row.other_prob[..., None]
     slope = jnp.where(is_class(largest, p), at_largest, q_sum * p - q)
     return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))

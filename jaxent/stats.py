@@ -149,11 +149,12 @@ def _checked(logits, labels, where):
 
 # --- exponentials of a row ------------------------------------------------------------------------
 #
-# Σ e^(x_j − top) would do for a loss, but for its last digits: x_j − top is rounded, by up to 64 ulp of
-# its exponential, and e^(x_j − top) underflows where the sum of 100,000 of them is a normal number. So
-# the reference is e^43 (in f32) below top, and a multiple of 2^−12. With d the rounded x − reference,
-# d + reference is then exact, and so is what the rounding took, l = x − (d + reference): e^d (1 + l).
-# An offset that adds no rounding to the logits is gone from d and l, to the bit.
+# Σ e^(x_j − top) would do for a loss but for its last digits: x_j − top is rounded, by up to 64 ulp
+# of its exponential, and e^(x_j − top) underflows where a sum of 100,000 of them is a normal number.
+# So the reference lies 42 (in f32) below top, and is a multiple of 2^−12, coarser than the last bit
+# of any d = x − reference that counts: then d + reference is exact where d is rounded, and so is what
+# the rounding took, l = x − (d + reference). The exponential is e^d (1 + l). An offset that the
+# logits hold exactly changes no bit.
 
 
 class Exponentials(NamedTuple):
@@ -177,7 +178,7 @@ def exponentials(top: jax.Array) -> Exponentials:
 def exponential_of(
     top: jax.Array, reference: jax.Array, of_top: jax.Array, x: jax.Array
 ) -> jax.Array:
-    """e^(x − reference): 0 for −inf, for +inf the same as for any other largest logit."""
+    """e^(x − reference): 0 for −inf, for +inf what it is for any other largest logit."""
     x = x.astype(top.dtype)
     ruled_out = x < reference - 3 * jnp.finfo(x.dtype).maxexp
     return jnp.where(x == top, of_top, jnp.where(ruled_out, 0, _compensated_exp(x, reference)))
@@ -190,7 +191,7 @@ def _compensated_exp(x, reference):
 
 
 def other_exponentials(row: Exponentials, logits, own, where) -> jax.Array:
-    """e^(x − reference) of the classes but ``own``, and of inert rows, 0; ``[..., num_classes]``."""
+    """e^(x − reference), ``[..., num_classes]``; 0 for the class ``own`` and in inert rows."""
     e = exponential_of(*(beside(r, logits) for r in row), logits)
     left_out = is_class(own, e) if where is None else is_class(own, e) | ~where[..., None]
     return jnp.where(left_out, 0, e)
@@ -224,12 +225,12 @@ class LabelStats(NamedTuple):
 
 
 def folded_sum(row, logits, own, where):
-    """Σ of the other classes' exponentials, for a value alone: nothing is written."""
+    """Σ of the other classes' exponentials for a value alone, without writing them."""
     return class_sum(exponential_of, row, logits, but=own)
 
 
 def written_sum(row, logits, own, where):
-    """The same where a gradient follows, which finds the exponentials in its own memory."""
+    """The same where a gradient follows, which finds them where it will be written itself."""
     return jnp.sum(other_exponentials(row, logits, own, where), -1)
 
 
@@ -269,14 +270,14 @@ def _label_stats(logits, labels, where, axis_name, sum_of_others):
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
     top = jnp.where(y < 0, jnp.nan, top)
-    row = exponentials(top)
+    row = jax.tree.map(partial(live, where), exponentials(top))
     rest = whole(sum_of_others(row, logits, own, where), axis_name) / row.of_top
     of_label = jnp.exp(-gap)
     two_infinite = (top == jnp.inf) & (rest + of_label > 1)
     rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
     log_z, z = jnp.log1p(rest + (of_label - 1)), rest + of_label
-    stats = LabelStats(gap + log_z, log_z, rest / z, 1 / (z * row.of_top), row)
-    return jax.tree.map(partial(live, where), stats)
+    numbers = gap + log_z, log_z, rest / z, 1 / (z * row.of_top)
+    return LabelStats(*(live(where, number) for number in numbers), row)
 
 
 def _label(logits, labels, where, axis_name):
@@ -295,7 +296,7 @@ def _label(logits, labels, where, axis_name):
 @partial(jax.jit, static_argnums=(5,))
 def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
     _, own = _label(logits, labels, where, axis_name)
-    p = probabilities(logits, own, row, where, axis_name)
+    p = probabilities(logits, labels, row, where, axis_name)
     of_label = -row.other_prob[..., None]
     slope = _tangent_of(p, jnp.where(is_class(own, p), of_label, p))
     dx = d_logits.astype(p.dtype)
@@ -306,12 +307,13 @@ def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def probabilities(
     logits: jax.Array,
-    own: jax.Array,
+    labels: jax.Array,
     row: LabelStats,
     where: jax.Array | None,
     axis_name: Hashable = None,
 ) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision; 0 in inert rows."""
+    _, own = _label(logits, labels, where, axis_name)
     p = other_exponentials(row.exp, logits, own, where) * row.inverse_z[..., None]
     return jnp.where(is_class(own, p), live(where, jnp.exp(-row.nll))[..., None], p)
 

@@ -1,0 +1,67 @@
+"""Folded sums over the class axis, whatever its length and the place of the class left out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxent import _classes
+
+NUM_CLASSES = [1, 2, 32, 33, 100, 257, 1009, 33333]
+
+
+def square_of_difference(row, x, z):
+    return jnp.square(x - row) + z
+
+
+@pytest.fixture(params=NUM_CLASSES)
+def arrays(request):
+    """Rows whose class left out is none, the first, the last, and two others."""
+    classes = request.param
+    rng = np.random.default_rng(classes)
+    x, z = rng.normal(size=(2, 5, classes)).astype(np.float32)
+    but = np.array([-1, 0, classes - 1, classes // 2, rng.integers(classes)], np.int32)
+    return np.linspace(-1, 1, 5, dtype=np.float32), x, z, but
+
+
+@pytest.mark.parametrize("parts", [16, _classes.MANY])
+def test_class_sum(arrays, parts):
+    row, x, z, but = arrays
+    terms = square_of_difference(*(a.astype(float) for a in (row[:, None], x, z)))
+    kept = np.where(np.arange(x.shape[-1]) == but[:, None], 0, terms)
+    for index, truth in (None, terms), (but, kept):
+        got = _classes.class_sum(square_of_difference, (row,), x, z, but=index, parts=parts)
+        np.testing.assert_allclose(got, truth.sum(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_nan_anywhere_is_in_the_sum(arrays):
+    _, x, _, but = arrays
+    for j in {0, x.shape[-1] // 2, x.shape[-1] - 1}:
+        dirty = x.copy()
+        dirty[:, j] = np.nan
+        got = _classes.class_sum(jnp.positive, (), jnp.asarray(dirty), but=but)
+        np.testing.assert_array_equal(np.isnan(got), but != j)
+
+
+def test_largest_class_is_the_first_of_several(arrays):
+    _, x, _, _ = arrays
+    tied = np.round(x)
+    tied[0], tied[1] = 0, -np.inf
+    for parts in (32, _classes.MANY):
+        got = _classes.largest_class(jnp.asarray(tied), parts)
+        np.testing.assert_array_equal(got, np.argmax(tied, -1))
+
+
+def test_differentiable_both_ways(arrays):
+    """class_sum is also called where targets are differentiated."""
+    row, x, z, but = arrays
+
+    def total(x):
+        return _classes.class_sum(square_of_difference, (row,), x, z, but=but).sum()
+
+    kept = np.arange(x.shape[-1]) != but[:, None]
+    truth = np.where(kept, 2 * (x - row[:, None]), 0)
+    np.testing.assert_allclose(jax.grad(total)(x), truth, rtol=1e-6, atol=1e-6)
+    tangent = np.cos(x)
+    got = jax.jvp(total, (x,), (tangent,))[1]
+    np.testing.assert_allclose(got, (truth * tangent).sum(), rtol=1e-4, atol=1e-3)
