@@ -10,8 +10,9 @@ from jaxent._classes import unsplit
 
 
 def elementwise(f: Callable) -> Callable:
-    """``f`` of arrays of one shape (or scalars) as of a single axis: XLA:CPU's loops over many axes,
-    the last of them short, are up to four times slower.
+    """``f`` of arrays of one shape, and scalars, as of arrays of one axis.
+
+    XLA:CPU's loops over many axes, the last of them short, are up to four times slower.
     """
 
     @functools.wraps(f)
@@ -56,8 +57,8 @@ def times(weight: jax.Array, value: jax.Array) -> jax.Array:
 
 
 # a log(1 + e^x) + b log(1 + e^(−x)), with 0 · inf = 0. Of arithmetic alone: XLA:CPU's sums take
-# that in, with their own exponential and logarithm, which are three times as fast. So the infinite
-# part of log(1 + e^x) = max(x, 0) + tail is cut to |a| · max², which is 0 where a is, else infinite.
+# that in, with an exponential and a logarithm of their own that are three times as fast. So in
+# log(1 + e^x) = max(x, 0) + tail the maximum is cut to |a| · max², 0 where a is, and else infinite.
 #     ∂/∂x = a σ(x) − b σ(−x),   ∂/∂a = log(1 + e^x),   ∂/∂b = log(1 + e^(−x))
 
 

@@ -150,11 +150,11 @@ def _checked(logits, labels, where):
 # --- exponentials of a row ------------------------------------------------------------------------
 #
 # Σ e^(x_j − top) would do for a loss but for its last digits: x_j − top is rounded, by up to 64 ulp
-# of its exponential, and e^(x_j − top) underflows where a sum of 100,000 of them is a normal number.
-# So the reference lies 42 (in f32) below top, and is a multiple of 2^−12, coarser than the last bit
-# of any d = x − reference that counts: then d + reference is exact where d is rounded, and so is what
-# the rounding took, l = x − (d + reference). The exponential is e^d (1 + l). An offset that the
-# logits hold exactly changes no bit.
+# of its exponential, and e^(x_j − top) underflows where a sum of 100,000 is a normal number. So the
+# reference lies 42 (in f32) below top, and is a multiple of 2^−12, coarser than the last bit of any
+# d = x − reference that counts: then d + reference is exact where d is rounded, and so is what the
+# rounding took, l = x − (d + reference). The exponential is e^d (1 + l). An offset that the logits
+# hold exactly changes no bit.
 
 
 class Exponentials(NamedTuple):
