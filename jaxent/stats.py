@@ -336,7 +336,7 @@ def _probabilities_jvp(axis_name, primals, tangents):
 
 @jax.custom_jvp
 def _tangent_of(p, slope):
-    """``slope``, which differs from p by a constant, as (1 − p_y) does from −p_y."""
+    """``slope``, which differs from p by a constant: its derivative is p's, and no further sum."""
     return slope
 
 
