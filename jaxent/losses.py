@@ -26,6 +26,7 @@ def nll(s: LogitStats) -> Float[Array, "*batch"]:
       losses ``[...]``, at least float32.
 
     Example:
+      >>> from jaxent import softmax_stats
       >>> s = softmax_stats(jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.array(1))
       >>> print(f"{nll(s):.4f}")  # -log 0.3
       1.2040
@@ -98,6 +99,7 @@ def smoothed_nll(s: LogitStats, *, label_smoothing: ArrayLike) -> Float[Array, "
       spread ε over the other classes: use ``label_smoothing=ε·C/(C−1)`` for theirs.
 
     Example:
+      >>> from jaxent import softmax_stats
       >>> s = softmax_stats(jnp.array([4.0, 0.0, 0.0, 0.0]), jnp.array(0))
       >>> print(f"{nll(s):.4f} {smoothed_nll(s, label_smoothing=0.1):.4f}")
       0.0535 0.3535
@@ -122,6 +124,7 @@ def z_loss(s: LogitStats) -> Float[Array, "*batch"]:
       Chowdhery et al., `PaLM <https://arxiv.org/abs/2204.02311>`_, 2022, section 5.
 
     Example:
+      >>> from jaxent import softmax_stats
       >>> s = softmax_stats(jnp.array([0.0, 0.0]), jnp.array(0))
       >>> print(f"{z_loss(s):.4f}")  # (log 2) ** 2
       0.4805
@@ -151,6 +154,7 @@ def focal(s: LogitStats, *, gamma: ArrayLike) -> Float[Array, "*batch"]:
       Lin et al., `Focal Loss for Dense Object Detection <https://arxiv.org/abs/1708.02002>`_, 2017.
 
     Example:
+      >>> from jaxent import softmax_stats
       >>> s = softmax_stats(jnp.log(jnp.array([0.6, 0.4])), jnp.array(0))
       >>> print(f"{focal(s, gamma=2.0):.5f}")  # 0.4 ** 2 * -log 0.6
       0.08173
@@ -250,6 +254,7 @@ def poly1(s: LogitStats, *, epsilon: ArrayLike) -> Float[Array, "*batch"]:
       ``optax.losses.poly_loss_cross_entropy``, whose default is ``epsilon=2.0``.
 
     Example:
+      >>> from jaxent import softmax_stats
       >>> s = softmax_stats(jnp.log(jnp.array([0.6, 0.4])), jnp.array(0))
       >>> print(f"{poly1(s, epsilon=2.0):.4f}")  # -log 0.6 + 2 * 0.4
       1.3108
@@ -301,6 +306,7 @@ def generalized_cross_entropy(s: LogitStats, *, q: ArrayLike) -> Float[Array, "*
       Zhang and Sabuncu, `Generalized Cross Entropy Loss <https://arxiv.org/abs/1805.07836>`_, 2018.
 
     Example:
+      >>> from jaxent import softmax_stats
       >>> s = softmax_stats(jnp.log(jnp.array([0.25, 0.75])), jnp.array(0))
       >>> print(f"{generalized_cross_entropy(s, q=0.5):.4f}")  # (1 - 0.25 ** 0.5) / 0.5
       1.0000
