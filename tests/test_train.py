@@ -316,7 +316,7 @@ def steps_agree(apply, make_params, batch):
             state = optimizer.init(params)
             params, state, first = step(params, state, batch)
             after.append(jax.tree.map(np.array, params))
-        close(*after)
+        close(*after, rtol=4e-6)  # the step is up to 0.05 / eps = 5 times the gradient's rounding
         for _ in range(30):
             params, state, part = step(params, state, batch)
     assert part.mean() < 0.7 * first.mean()
