@@ -85,18 +85,6 @@ def _weighted_log1p_exp_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def log1p_exp(x: jax.Array) -> jax.Array:
-    """log(1 + e^x)."""
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
-
-
-@log1p_exp.defjvp
-def _log1p_exp_jvp(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    return log1p_exp(x), sigmoid_pair(x)[0] * dx
-
-
-@jax.custom_jvp
 def log1p_exp_pair(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """log(1 + e^x) and log(1 + e^(−x)), sharing the one exponential."""
     tail = jnp.log1p(jnp.exp(-jnp.abs(x)))

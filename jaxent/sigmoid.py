@@ -7,7 +7,6 @@ from jaxtyping import Array, Bool, Float, Integer, Real
 from jaxent import _checks
 from jaxent._numerics import (
     elementwise,
-    log1p_exp,
     log1p_exp_pair,
     times,
     weighted_log1p_exp,
@@ -123,5 +122,5 @@ def sigmoid_stats(
 def _two_class_stats(x, y):
     x *= jnp.where((y == 0) | (y == 1), 1, jnp.nan).astype(x.dtype)  # poisons the gradient too
     up, down = log1p_exp_pair(x)
-    nll = log1p_exp(jnp.where(y == 1, -1, 1).astype(x.dtype) * x)  # log(1 + e^(±x))
+    nll, _ = log1p_exp_pair(jnp.where(y == 1, -1, 1).astype(x.dtype) * x)
     return nll, up, x / 2, (up + down) / 2
