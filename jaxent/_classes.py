@@ -117,6 +117,14 @@ def class_sum(
     return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 
 
+def row_sum(x: jax.Array) -> jax.Array:
+    """Σ_j x_j, ``[...]``, of an array that is read again; very few are added up one by one."""
+    if not (_foldable(x) and x.shape[-1] <= UNROLLED):
+        return jnp.sum(x, -1)
+    classes = range(x.shape[-1])
+    return functools.reduce(jnp.add, [lax.index_in_dim(x, j, -1, keepdims=False) for j in classes])
+
+
 def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
     """The index of each row's largest class; the first of several."""
     top, last = jnp.max(x, -1), x.shape[-1] - 1
@@ -140,6 +148,7 @@ def _fold(combine, part, x, filler, parts):
     return functools.reduce(combine, [*folds[:-1], lax.pad(folds[-1], filler, missing)])
 
 
+UNROLLED = 10  # classes that are added up one by one
 FEW = 32  # classes that are folded into one
 MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
 LANES = 16  # what a width is a multiple of
@@ -148,7 +157,11 @@ LANES = 16  # what a width is a multiple of
 def _width(x, parts):
     """How many classes are left when a class axis is folded."""
     num_classes = x.shape[-1]
-    foldable = isinstance(num_classes, int) and not class_axis_may_be_split(x)
-    if not (foldable and jax.default_backend() == "cpu"):
+    if not _foldable(x):
         return num_classes
     return 1 if num_classes <= FEW else LANES * -(-num_classes // (parts * LANES))
+
+
+def _foldable(x):
+    on_cpu = jax.default_backend() == "cpu"
+    return on_cpu and isinstance(x.shape[-1], int) and not class_axis_may_be_split(x)

@@ -1,10 +1,12 @@
 """Scalar functions that XLA's own versions, or their derivatives, get wrong where it matters."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxent._classes import unsplit
 
@@ -42,10 +44,32 @@ def _one_minus_exp_jvp(primals, tangents):
 
 def polynomial(coefficients: Sequence[float], x: jax.Array) -> jax.Array:
     """Σ c_k x^k, highest power first; unrolled, as an explicit mesh stops jnp.polyval's loop."""
-    value = jnp.zeros_like(x)
-    for coefficient in coefficients:
-        value = value * x + coefficient
-    return value
+    first, second, *rest = coefficients
+    return functools.reduce(lambda value, c: value * x + c, rest, first * x + second)
+
+
+# e^(d + low), low being the rounding of d. Elsewhere than on a CPU it is e^d (1 + low). There that
+# takes a third longer than e^d, and this a quarter less. With k = round(d / ln 2),
+#     e^(d + low) = 2^k e^r,   r = (d − k ln 2) + low,   |r| ≤ ln 2 / 2
+# ln 2 is in two parts, of which the first has nine bits, so that k times it is exact (Cody and
+# Waite, 1980); e^r is a minimax polynomial, to 2^−28; 2^k is made of its bits: those of a float
+# k + 1.5 · 2^23 + 127 end with the biased exponent.
+
+LN_2 = 0.693359375, -2.12194440e-4
+E_TO_THE_R = 0.00138145986, 0.00836871688, 0.0416683880, 0.166665206, 0.499999934, 1.0, 1.0
+
+
+def exp_of_sum(d: jax.Array, low: jax.Array) -> jax.Array:
+    """e^(d + low), 0 where e^d would be denormal; ``low`` is the rounding of d, and d ≤ 88."""
+    if d.dtype == jnp.float32 and jax.default_backend() == "cpu":
+        k = lax.round(d * (1 / math.log(2)), lax.RoundingMethod.TO_NEAREST_EVEN)
+        r = (d - k * LN_2[0]) - k * LN_2[1] + low
+        exponent = lax.bitcast_convert_type(k + (1.5 * 2**23 + 127), jnp.int32) << 23
+        e = polynomial(E_TO_THE_R, r) * lax.bitcast_convert_type(exponent, jnp.float32)
+    else:
+        e = jnp.exp(d)
+        e += e * low
+    return jnp.where(d < math.log(jnp.finfo(d.dtype).tiny), 0, e)
 
 
 def times(weight: jax.Array, value: jax.Array) -> jax.Array:

@@ -26,9 +26,10 @@ from jaxent._classes import (
     live,
     local_indices,
     pick,
+    row_sum,
     whole,
 )
-from jaxent._numerics import one_minus_exp
+from jaxent._numerics import exp_of_sum, one_minus_exp
 
 
 @partial(
@@ -168,9 +169,9 @@ class Exponentials(NamedTuple):
 def exponentials(top: jax.Array) -> Exponentials:
     """Of rows with these largest logits."""
     info = jnp.finfo(top.dtype)
-    step = 2.0 ** -(info.nmant // 2 + 1)
-    reference = jnp.where(jnp.abs(top) < 1 / step, jnp.floor(top / step) * step, top)
-    reference -= info.maxexp // 3
+    steps = 2.0 ** (info.nmant // 2 + 1)
+    scale = jnp.where(jnp.abs(top) < steps, steps, 1)
+    reference = (jnp.floor(top * scale) - info.maxexp // 3 * scale) / scale
     of_top = jnp.where(jnp.isinf(top), 1, _compensated_exp(top, reference))
     return Exponentials(top, reference, of_top)
 
@@ -180,14 +181,12 @@ def exponential_of(
 ) -> jax.Array:
     """e^(x − reference): 0 for −inf, for +inf what it is for any other largest logit."""
     x = x.astype(top.dtype)
-    ruled_out = x < reference - 3 * jnp.finfo(x.dtype).maxexp
-    return jnp.where(x == top, of_top, jnp.where(ruled_out, 0, _compensated_exp(x, reference)))
+    return jnp.where(x == top, of_top, _compensated_exp(x, reference))
 
 
 def _compensated_exp(x, reference):
     d = x - reference
-    e = jnp.exp(d)
-    return e + e * (x - (d + reference))
+    return exp_of_sum(d, x - (d + reference))
 
 
 def other_exponentials(row: Exponentials, logits, own, where) -> jax.Array:
@@ -231,7 +230,7 @@ def folded_sum(row, logits, own, where):
 
 def written_sum(row, logits, own, where):
     """The same where a gradient follows, which finds them where it will be written itself."""
-    return jnp.sum(other_exponentials(row, logits, own, where), -1)
+    return row_sum(other_exponentials(row, logits, own, where))
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -269,8 +268,7 @@ def _label_stats(logits, labels, where, axis_name, sum_of_others):
         top = lax.pmax(top, axis_name)
 
     gap = jnp.where(label_logit == top, 0, top - label_logit)
-    top = jnp.where(y < 0, jnp.nan, top)
-    row = jax.tree.map(partial(live, where), exponentials(top))
+    row = exponentials(live(where, top))
     rest = whole(sum_of_others(row, logits, own, where), axis_name) / row.of_top
     of_label = jnp.exp(-gap)
     two_infinite = (top == jnp.inf) & (rest + of_label > 1)
@@ -321,17 +319,14 @@ def probabilities(
 @probabilities.defjvp
 def _probabilities_jvp(axis_name, primals, tangents):
     # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has most of the
-    # probability, 1 − p_a must not come from a difference: r, the dx of the largest class, may be
-    # subtracted from every dx, and its own entry is then p_a Σ_{k≠a} p_k (dx_a − dx_k).
-    logits, _, row, where = primals
+    # probability, 1 − p_a must not come from a difference: its dx may be subtracted from every dx,
+    # and leaves p_a Σ_{k≠a} p_k (dx_a − dx_k) for its own entry. round(p) is 1 there and else 0.
+    where = primals[3]
     p = probabilities(*primals, axis_name)
     dx = live(where, tangents[0].astype(p.dtype))
-    largest = largest_class(logits)
-    r = pick(dx, largest)
-    if axis_name is not None:
-        r = whole(jnp.where(pick(logits, largest) == row.exp.top, r, 0), axis_name)
-    r = r[..., None]
-    return p, p * ((dx - r) + whole(jnp.sum(p * (r - dx), -1, keepdims=True), axis_name))
+    has_most = lax.round(p, lax.RoundingMethod.TO_NEAREST_EVEN)
+    dx -= whole(row_sum(has_most * dx), axis_name)[..., None]
+    return p, p * (dx - whole(row_sum(p * dx), axis_name)[..., None])
 
 
 @jax.custom_jvp

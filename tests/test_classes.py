@@ -7,7 +7,7 @@ import pytest
 
 from jaxent import _classes
 
-NUM_CLASSES = [1, 2, 32, 33, 100, 257, 1009, 33333]
+NUM_CLASSES = [1, 2, 10, 11, 32, 33, 100, 257, 1009, 33333]
 
 
 def square_of_difference(row, x, z):
@@ -41,6 +41,13 @@ def test_a_nan_anywhere_is_in_the_sum(arrays):
         dirty[:, j] = np.nan
         got = _classes.class_sum(jnp.positive, (), jnp.asarray(dirty), but=but)
         np.testing.assert_array_equal(np.isnan(got), but != j)
+
+
+def test_row_sum(arrays):
+    _, x, _, _ = arrays
+    got, weights = jax.value_and_grad(lambda x: _classes.row_sum(x)[1])(x)
+    np.testing.assert_allclose(got, x[1].astype(float).sum(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(weights, [[0], [1], [0], [0], [0]] * np.ones_like(x))
 
 
 def test_largest_class_is_the_first_of_several(arrays):

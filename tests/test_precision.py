@@ -6,12 +6,14 @@ import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import oracle
 import pytest
 from hypothesis.extra.numpy import arrays
 
 import jaxent
+from jaxent._numerics import exp_of_sum
 
 
 def of_option(loss):
@@ -132,3 +134,21 @@ def test_exact_sums_are_exact():
         exact = oracle.many(oracle.cross_entropy, logits, labels)
         for got, truth in zip(oracle.exact_sums(logits, labels), exact, strict=True):
             assert oracle.relative(got.astype(float), truth).max() < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_exponential_of_a_sum(dtype):
+    """To an ulp, with what the rounding of d took; 0 from where it is no normal number."""
+    lowest = np.log(np.finfo(dtype).tiny)
+    d = np.concatenate([np.linspace(lowest * 0.9999, 42, 2003), np.geomspace(1e-30, 1, 99), [0]])
+    d = d.astype(dtype)
+    low = (np.spacing(np.abs(d)) * np.cos(np.arange(d.size)) / 2).astype(dtype)
+    beyond = np.array([-np.inf, lowest * 1.0001, -3e38, np.nan], dtype)
+    with jax.enable_x64(dtype is np.float64):
+        got = jax.jit(exp_of_sum)(d, low)
+        np.testing.assert_array_equal(exp_of_sum(beyond, np.zeros_like(beyond)), [0, 0, 0, np.nan])
+        np.testing.assert_array_equal(exp_of_sum(beyond[:1], beyond[3:]), [0])
+    with mpmath.workdps(40):
+        truth = [mpmath.exp(mpmath.mpf(float(a)) + float(b)) for a, b in zip(d, low, strict=True)]
+        error = [(float(e) - t) / t for e, t in zip(got, truth, strict=True)]
+    assert np.abs(np.array(error, float)).max() < 1.3 * np.finfo(dtype).eps
