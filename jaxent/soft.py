@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
 from jaxent._classes import MANY, class_sum, is_class, live, pick
-from jaxent.stats import largest_class_stats, probabilities, written_sum
+from jaxent.stats import largest_class_stats, probabilities, tangent_of, written_sum
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 
@@ -155,7 +155,8 @@ def _soft_tangent(logits, targets, where, largest, row, d_logits):
     rest, of_largest = live(where, rest), live(where, pick(targets, largest)).astype(p.dtype)
     q, q_sum = live(where, targets).astype(p.dtype), (rest + of_largest)[..., None]
     at_largest = (rest * jnp.exp(-row.nll))[..., None] - q * row.other_prob[..., None]
-    slope = jnp.where(is_class(largest, p), at_largest, q_sum * p - q)
+    plain = q_sum * p - q  # differs by rounding alone: its derivative is the slope's
+    slope = tangent_of(plain, jnp.where(is_class(largest, p), at_largest, plain))
     return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))
 
 

@@ -21,6 +21,7 @@ from jaxent._classes import (
     beside,
     class_indices,
     class_sum,
+    finite_or,
     is_class,
     largest_class,
     live,
@@ -296,7 +297,7 @@ def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
     _, own = _label(logits, labels, where, axis_name)
     p = probabilities(logits, labels, row, where, axis_name)
     of_label = -row.other_prob[..., None]
-    slope = _tangent_of(p, jnp.where(is_class(own, p), of_label, p))
+    slope = tangent_of(p, jnp.where(is_class(own, p), of_label, p))
     dx = d_logits.astype(p.dtype)
     d_nll, d_log_z = jnp.sum(slope * dx, -1), jnp.sum(p * dx, -1)
     return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
@@ -330,12 +331,12 @@ def _probabilities_jvp(axis_name, primals, tangents):
 
 
 @jax.custom_jvp
-def _tangent_of(p, slope):
+def tangent_of(p, slope):
     """``slope``, which differs from p by a constant: its derivative is p's, and no further sum."""
     return slope
 
 
-@_tangent_of.defjvp
+@tangent_of.defjvp
 def _tangent_of_jvp(primals, tangents):
     return primals[1], tangents[0]
 
@@ -343,7 +344,8 @@ def _tangent_of_jvp(primals, tangents):
 # --- the mean logit -----------------------------------------------------------------------------
 #
 # gap = mean of top − x_j over the n possible classes; d gap = −mean dx_j, top being a constant.
-# Formed in quarters and scaled before the sum: it overflows only where the mean itself does.
+# Where a class is ruled out, it is formed in quarters and scaled before the sum: so it overflows
+# only where the mean itself does.
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
@@ -354,17 +356,24 @@ def _mean_gap(logits, where, top, axis_name):
 
 @partial(jax.jit, static_argnames="axis_name")
 def _mean_gap_value(logits, where, top, axis_name):
-    def is_possible(x):
-        return (x != -jnp.inf).astype(top.dtype)
-
-    def share(quarter, part, x):  # of the mean, where all but −inf are of one sign
+    def quarter_gap(quarter, weight, x):
         x = x.astype(top.dtype)
-        return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * part)
+        return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * weight)
 
-    n = whole(class_sum(is_possible, (), logits, parts=MANY), axis_name)
-    gap = 4 * whole(class_sum(share, (top / 4, 1 / n), logits, parts=MANY), axis_name)
-    gap = jnp.where(top == jnp.inf, jnp.where(n > 1, jnp.inf, 0), gap)
-    return live(where, gap), live(where, n)
+    def possible():
+        n = class_sum(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits, parts=MANY)
+        rows = top / 4, 1 / jnp.maximum(n, 1)
+        return n, class_sum(quarter_gap, rows, logits, parts=MANY)
+
+    def all_possible():  # a barrier, for XLA would share top's broadcast, and write it
+        gap = jnp.sum(lax.optimization_barrier(top)[..., None] - logits, -1) / logits.shape[-1]
+        return logits.shape[-1] + 0 * gap, gap / 4
+
+    n, quarter = finite_or(all_possible, possible, logits, where)
+    total = whole(n, axis_name)
+    gap = 4 * whole(quarter * (n / total), axis_name)
+    gap = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), gap)
+    return live(where, gap), live(where, total)
 
 
 @_mean_gap.defjvp

@@ -72,3 +72,25 @@ def test_differentiable_both_ways(arrays):
     tangent = np.cos(x)
     got = jax.jvp(total, (x,), (tangent,))[1]
     np.testing.assert_allclose(got, (truth * tangent).sum(), rtol=1e-4, atol=1e-3)
+
+
+def row_with(x, value, row):
+    return jnp.asarray(x).at[row, 0].set(value)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_finite_or(mapped):
+    """The exact sums where one row's are not finite, unless that row is inert."""
+    x, where = np.ones((5, 40), np.float32), np.array([True, True, False, True, True])
+
+    def total(x, where):
+        return _classes.finite_or(lambda: x.sum(-1), lambda: -x.sum(-1), x, where)
+
+    total = jax.jit(jax.vmap(total) if mapped else total)
+    assert "conditional(" in total.lower(x, where).compile().as_text()
+    np.testing.assert_array_equal(total(x, where), [40] * 5)
+    np.testing.assert_array_equal(total(row_with(x, np.inf, 2), where)[:2], [40, 40])
+    for hard in np.inf, -np.inf, np.nan:
+        np.testing.assert_array_equal(total(row_with(x, hard, 3), where)[:3], [-40] * 3)
+    half = _classes.finite_or(lambda: x.sum(-1), lambda: -x.sum(-1), x.astype(np.float16), where)
+    np.testing.assert_array_equal(half, [-40] * 5)
