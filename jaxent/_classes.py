@@ -106,12 +106,15 @@ def class_sum(
         term = f(*(beside(row, xs[0]) for row in rows), *xs)
         return term if but is None else jnp.where(is_class(but, term), 0, term)
 
-    def part(start, stop):
-        share = (lax.slice_in_dim(x, start, stop, axis=-1) for x in xs)
-        return terms(rows, None if but is None else but - start, *share)
-
+    if any(map(_is_short, xs)):
+        parts = min(parts, 12)
     if _width(xs[0], parts) == xs[0].shape[-1]:
         return jnp.sum(terms(rows, but, *xs), -1)
+
+    def part(start, stop):
+        share = (_cut(x, start, stop) for x in xs)
+        return terms(rows, None if but is None else but - start, *share)
+
     folded = _fold(jnp.add, part, xs[0], 0, parts)
     # a select: XLA's sum would take the additions into itself, and leave their terms outside
     return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
@@ -159,6 +162,27 @@ def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
         return jnp.where(part == top[..., None], place, last)
 
     return jnp.min(_fold(jnp.minimum, place_of_top, x, last, parts), -1)
+
+
+def _is_short(x):
+    return jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize == 2
+
+
+def _cut(x, start, stop):
+    cut = _cut_bits if _is_short(x) else partial(lax.slice_in_dim, axis=-1)
+    return cut(x, start, stop)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
+def _cut_bits(x, start, stop):
+    # XLA:CPU of JAX 0.10 cuts a 16-bit float as a 32-bit one, and writes them all first
+    bits = lax.slice_in_dim(lax.bitcast_convert_type(x, jnp.int16), start, stop, axis=-1)
+    return lax.bitcast_convert_type(bits, x.dtype)
+
+
+@_cut_bits.defjvp
+def _cut_bits_jvp(start, stop, primals, tangents):
+    return _cut_bits(*primals, start, stop), lax.slice_in_dim(*tangents, start, stop, axis=-1)
 
 
 def _fold(combine, part, x, filler, parts):

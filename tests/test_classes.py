@@ -11,7 +11,7 @@ NUM_CLASSES = [1, 2, 10, 11, 32, 33, 100, 257, 1009, 33333]
 
 
 def square_of_difference(row, x, z):
-    return jnp.square(x - row) + z
+    return jnp.square(x.astype(row.dtype) - row) + z
 
 
 @pytest.fixture(params=NUM_CLASSES)
@@ -59,19 +59,22 @@ def test_largest_class_is_the_first_of_several(arrays):
         np.testing.assert_array_equal(got, np.argmax(tied, -1))
 
 
-def test_differentiable_both_ways(arrays):
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_differentiable_both_ways(arrays, dtype):
     """class_sum is also called where targets are differentiated."""
     row, x, z, but = arrays
+    short, tangent = jnp.asarray(x, dtype), jnp.asarray(np.cos(x), dtype)
 
     def total(x):
         return _classes.class_sum(square_of_difference, (row,), x, z, but=but).sum()
 
     kept = np.arange(x.shape[-1]) != but[:, None]
-    truth = np.where(kept, 2 * (x - row[:, None]), 0)
-    np.testing.assert_allclose(jax.grad(total)(x), truth, rtol=1e-6, atol=1e-6)
-    tangent = np.cos(x)
-    got = jax.jvp(total, (x,), (tangent,))[1]
-    np.testing.assert_allclose(got, (truth * tangent).sum(), rtol=1e-4, atol=1e-3)
+    exact, dx = np.asarray(short, float), np.asarray(tangent, float)
+    truth = np.where(kept, 2 * (exact - row[:, None]), 0)
+    got = np.asarray(jax.grad(total)(short), float)
+    np.testing.assert_allclose(got, truth, rtol=float(jnp.finfo(dtype).eps) + 1e-6, atol=1e-6)
+    got = jax.jvp(total, (short,), (tangent,))[1]
+    np.testing.assert_allclose(got, (truth * dx).sum(), rtol=1e-4, atol=1e-3)
 
 
 def row_with(x, value, row):
