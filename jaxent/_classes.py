@@ -67,8 +67,9 @@ def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     if class_axis_is_sharded(x):  # a gather along a sharded axis is ambiguous
         picked = jnp.sum(jnp.where(is_class(indices, x), x, 0), -1, dtype=x.dtype)
         return jnp.where(indices < 0, jnp.nan, picked)
-    indices = jnp.where(indices < 0, x.shape[-1], indices)  # "fill" would still wrap a −1
-    return jnp.take_along_axis(x, indices[..., None], -1, mode="fill", fill_value=jnp.nan)[..., 0]
+    valid = jnp.maximum(indices, 0)[..., None]
+    picked = jnp.take_along_axis(x, valid, -1, mode="promise_in_bounds")[..., 0]
+    return jnp.where(indices < 0, jnp.nan, picked)
 
 
 def beside(row: jax.Array, x: jax.Array) -> jax.Array:

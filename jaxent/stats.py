@@ -128,7 +128,8 @@ def softmax_stats(
     """
     logits, labels, where = _checked(logits, labels, where)
     _checks.class_shards("logits", logits, axis_name)
-    row = label_stats(logits, labels, where, axis_name)
+    num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
+    row = label_stats(logits, class_indices(live(where, labels), num_classes), where, axis_name)
     gap, _ = _mean_gap(logits, where, row.exp.top, axis_name)
     return LogitStats(
         nll=row.nll,
@@ -140,7 +141,8 @@ def softmax_stats(
 
 def softmax_nll(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> jax.Array:
     """The nll of :func:`softmax_stats`; without the mean logit it is traced in half of the time."""
-    return label_stats(*_checked(logits, labels, where)).nll
+    logits, labels, where = _checked(logits, labels, where)
+    return label_stats(logits, class_indices(live(where, labels), logits.shape[-1]), where).nll
 
 
 def _checked(logits, labels, where):
@@ -173,21 +175,19 @@ def exponentials(top: jax.Array) -> Exponentials:
     steps = 2.0 ** (info.nmant // 2 + 1)
     scale = jnp.where(jnp.abs(top) < steps, steps, 1)
     reference = (jnp.floor(top * scale) - info.maxexp // 3 * scale) / scale
-    of_top = jnp.where(jnp.isinf(top), 1, _compensated_exp(top, reference))
+    d = top - reference
+    of_top = jnp.where(jnp.isinf(top), 1, jnp.exp(d) * (1 + (top - (d + reference))))
     return Exponentials(top, reference, of_top)
 
 
+@partial(jax.jit, inline=True)  # traced once for value and derivative
 def exponential_of(
     top: jax.Array, reference: jax.Array, of_top: jax.Array, x: jax.Array
 ) -> jax.Array:
     """e^(x − reference): 0 for −inf, for +inf what it is for any other largest logit."""
     x = x.astype(top.dtype)
-    return jnp.where(x == top, of_top, _compensated_exp(x, reference))
-
-
-def _compensated_exp(x, reference):
     d = x - reference
-    return exp_of_sum(d, x - (d + reference))
+    return jnp.where(x == top, of_top, exp_of_sum(d, x - (d + reference)))
 
 
 def other_exponentials(row: Exponentials, logits, own, where) -> jax.Array:
@@ -235,9 +235,9 @@ def written_sum(row, logits, own, where):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def label_stats(logits, labels, where, axis_name=None, sum_of_others=folded_sum) -> LabelStats:
-    """What a row's losses and their derivatives need."""
-    return _label_stats(logits, labels, where, axis_name, sum_of_others)
+def label_stats(logits, y, where, axis_name=None, sum_of_others=folded_sum) -> LabelStats:
+    """What a row's losses and their derivatives need; ``y`` are class indices, −1 where invalid."""
+    return _label_stats(logits, y, where, axis_name, sum_of_others)
 
 
 def largest_class_stats(logits, where, sum_of_others=folded_sum):
@@ -260,9 +260,8 @@ def _label_stats_jvp(axis_name, _, primals, tangents):
 
 
 @partial(jax.jit, static_argnums=(3, 4))
-def _label_stats(logits, labels, where, axis_name, sum_of_others):
-    dtype = _checks.accumulator(logits)
-    y, own = _label(logits, labels, where, axis_name)
+def _label_stats(logits, y, where, axis_name, sum_of_others):
+    dtype, own = _checks.accumulator(logits), local_indices(y, logits.shape[-1], axis_name)
     label_logit, top = pick(logits, own).astype(dtype), jnp.max(logits, -1).astype(dtype)
     if axis_name is not None:
         label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
@@ -279,13 +278,6 @@ def _label_stats(logits, labels, where, axis_name, sum_of_others):
     return LabelStats(*(live(where, number) for number in numbers), row)
 
 
-def _label(logits, labels, where, axis_name):
-    """Labels over all classes, and over this device's; −1 where there is none."""
-    num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
-    y = class_indices(live(where, labels), num_classes)
-    return y, local_indices(y, logits.shape[-1], axis_name)
-
-
 @partial(
     jax.checkpoint,
     policy=jax.checkpoint_policies.nothing_saveable,
@@ -293,11 +285,10 @@ def _label(logits, labels, where, axis_name):
     static_argnums=(5,),
 )
 @partial(jax.jit, static_argnums=(5,))
-def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
-    _, own = _label(logits, labels, where, axis_name)
-    p = probabilities(logits, labels, row, where, axis_name)
-    of_label = -row.other_prob[..., None]
-    slope = tangent_of(p, jnp.where(is_class(own, p), of_label, p))
+def _label_stats_tangent(logits, y, where, row, d_logits, axis_name):
+    is_own = is_class(local_indices(y, logits.shape[-1], axis_name), logits)
+    p = probabilities(logits, y, row, where, axis_name)
+    slope = tangent_of(p, jnp.where(is_own, -row.other_prob[..., None], p))
     dx = d_logits.astype(p.dtype)
     d_nll, d_log_z = jnp.sum(slope * dx, -1), jnp.sum(p * dx, -1)
     return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
@@ -306,13 +297,13 @@ def _label_stats_tangent(logits, labels, where, row, d_logits, axis_name):
 @partial(jax.custom_jvp, nondiff_argnums=(4,))
 def probabilities(
     logits: jax.Array,
-    labels: jax.Array,
+    y: jax.Array,
     row: LabelStats,
     where: jax.Array | None,
     axis_name: Hashable = None,
 ) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision; 0 in inert rows."""
-    _, own = _label(logits, labels, where, axis_name)
+    own = local_indices(y, logits.shape[-1], axis_name)
     p = other_exponentials(row.exp, logits, own, where) * row.inverse_z[..., None]
     return jnp.where(is_class(own, p), live(where, jnp.exp(-row.nll))[..., None], p)
 
