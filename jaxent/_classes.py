@@ -107,8 +107,7 @@ def class_sum(
         term = f(*(beside(row, xs[0]) for row in rows), *xs)
         return term if but is None else jnp.where(is_class(but, term), 0, term)
 
-    if any(map(_is_short, xs)):
-        parts = min(parts, 12)
+    parts = _parts(parts, *xs)
     if _width(xs[0], parts) == xs[0].shape[-1]:
         return jnp.sum(terms(rows, but, *xs), -1)
 
@@ -158,11 +157,15 @@ def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
     top, last = jnp.max(x, -1), x.shape[-1] - 1
 
     def place_of_top(start, stop):  # XLA:CPU's argmax takes ten times this
-        part = lax.slice_in_dim(x, start, stop, axis=-1)
+        part = _cut(x, start, stop)
         place = start + lax.broadcasted_iota(jnp.int32, part.shape, x.ndim - 1)
         return jnp.where(part == top[..., None], place, last)
 
-    return jnp.min(_fold(jnp.minimum, place_of_top, x, last, parts), -1)
+    return jnp.min(_fold(jnp.minimum, place_of_top, x, last, _parts(parts, x)), -1)
+
+
+def _parts(most, *xs):
+    return min(most, 12) if any(map(_is_short, xs)) else most  # of 16 cuts, the bits are written
 
 
 def _is_short(x):

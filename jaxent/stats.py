@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
+    FEW,
     MANY,
     beside,
     class_indices,
@@ -230,7 +231,12 @@ def folded_sum(row, logits, own, where):
 
 
 def written_sum(row, logits, own, where):
-    """The same where a gradient follows, which finds them where it will be written itself."""
+    """The same where a gradient follows, which finds them where it will be written itself.
+
+    They do not fit there if it has 16 bits: cheaper by far to compute again than to store.
+    """
+    if logits.dtype != row.top.dtype and logits.shape[-1] > FEW:
+        return folded_sum(row, logits, own, where)
     return row_sum(other_exponentials(row, logits, own, where))
 
 

@@ -584,6 +584,20 @@ def test_value_and_grad_stores_no_row_of_classes(name):
     assert not re.search(r" (sort|while)\(", program)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bit_logits_are_not_stored_as_32(name, dtype):
+    """In parts that are summed alone: a 12th of them each."""
+    short = jax.ShapeDtypeStruct(BIG.shape, dtype)
+    parts = name in ("smoothed", "soft")  # that no gradient replaces
+    for of, limit in (
+        (PROGRAMS[name], 0.34 if parts else 0.17),
+        (jax.value_and_grad(PROGRAMS[name]), 0.17 if parts else 0.01),
+    ):
+        compiled = jax.jit(of).lower(short, BIG_LABELS, BIG_MASK).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes <= limit * short.size * 2 + 2**20
+
+
 ARRAY = re.escape("f32[1024,32000]")
 
 
