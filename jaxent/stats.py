@@ -132,6 +132,7 @@ def softmax_stats(
     num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
     row = label_stats(logits, class_indices(live(where, labels), num_classes), where, axis_name)
     gap, _ = _mean_gap(logits, where, row.exp.top, axis_name)
+    gap = jnp.where(jnp.isnan(row.log_z), row.log_z, gap)  # a label out of range
     return LogitStats(
         nll=row.nll,
         log_normalizer=row.exp.top + row.log_z,
