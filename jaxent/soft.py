@@ -154,7 +154,7 @@ def _soft_tangent(logits, targets, where, largest, row, d_logits):
     rest = class_sum(lambda q: q.astype(p.dtype), (), targets, but=largest, parts=MANY)
     rest, of_largest = live(where, rest), live(where, pick(targets, largest)).astype(p.dtype)
     q, q_sum = live(where, targets).astype(p.dtype), (rest + of_largest)[..., None]
-    at_largest = (rest * jnp.exp(-row.nll))[..., None] - q * row.other_prob[..., None]
+    at_largest = (rest * row.label_prob)[..., None] - q * row.other_prob[..., None]
     plain = q_sum * p - q  # differs by rounding alone: its derivative is the slope's
     slope = tangent_of(plain, jnp.where(is_class(largest, p), at_largest, plain))
     return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))

@@ -178,7 +178,7 @@ def exponentials(top: jax.Array) -> Exponentials:
     scale = jnp.where(jnp.abs(top) < steps, steps, 1)
     reference = (jnp.floor(top * scale) - info.maxexp // 3 * scale) / scale
     d = top - reference
-    of_top = jnp.where(jnp.isinf(top), 1, jnp.exp(d) * (1 + (top - (d + reference))))
+    of_top = jnp.where(jnp.abs(top) == jnp.inf, 1, jnp.exp(d) * (1 + (top - (d + reference))))
     return Exponentials(top, reference, of_top)
 
 
@@ -221,6 +221,7 @@ class LabelStats(NamedTuple):
 
     nll: jax.Array
     log_z: jax.Array  # log Z = log Σ e^(x − top)
+    label_prob: jax.Array  # p_y
     other_prob: jax.Array  # 1 − p_y
     inverse_z: jax.Array  # 1 / Σ e^(x − reference)
     exp: Exponentials
@@ -260,7 +261,8 @@ def _label_stats_jvp(axis_name, _, primals, tangents):
     return row, LabelStats(
         nll=d_nll,
         log_z=d_log_z,
-        other_prob=jnp.exp(-row.nll) * d_nll,
+        label_prob=-row.label_prob * d_nll,
+        other_prob=row.label_prob * d_nll,
         inverse_z=-row.inverse_z * d_log_z,
         exp=jax.tree.map(jnp.zeros_like, row.exp),
     )
@@ -280,8 +282,10 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
     of_label = jnp.exp(-gap)
     two_infinite = (top == jnp.inf) & (rest + of_label > 1)
     rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
-    log_z, z = jnp.log1p(rest + (of_label - 1)), rest + of_label
-    numbers = gap + log_z, log_z, rest / z, 1 / (z * row.of_top)
+    log_z = jnp.log1p(rest + (of_label - 1))
+    inverse_z = 1 / ((rest + of_label) * row.of_top)
+    probs = of_label * (row.of_top * inverse_z), rest * (row.of_top * inverse_z)
+    numbers = gap + log_z, log_z, *probs, inverse_z
     return LabelStats(*(live(where, number) for number in numbers), row)
 
 
@@ -312,7 +316,7 @@ def probabilities(
     """The softmax of the rows, each entry to full relative precision; 0 in inert rows."""
     own = local_indices(y, logits.shape[-1], axis_name)
     p = other_exponentials(row.exp, logits, own, where) * row.inverse_z[..., None]
-    return jnp.where(is_class(own, p), live(where, jnp.exp(-row.nll))[..., None], p)
+    return jnp.where(is_class(own, p), row.label_prob[..., None], p)
 
 
 @probabilities.defjvp
