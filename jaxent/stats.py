@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
-    FEW,
     MANY,
     beside,
     class_indices,
@@ -227,6 +226,9 @@ class LabelStats(NamedTuple):
     exp: Exponentials
 
 
+STORED = 1024  # exponentials of a row, at most, stored as float32 for a 16-bit gradient
+
+
 def folded_sum(row, logits, own, where):
     """Σ of the other classes' exponentials for a value alone, without writing them."""
     return class_sum(exponential_of, row, logits, but=own)
@@ -235,9 +237,9 @@ def folded_sum(row, logits, own, where):
 def written_sum(row, logits, own, where):
     """The same where a gradient follows, which finds them where it will be written itself.
 
-    They do not fit there if it has 16 bits: cheaper by far to compute again than to store.
+    They do not fit there if it has 16 bits: cheaper to compute again than to store many of them.
     """
-    if logits.dtype != row.top.dtype and logits.shape[-1] > FEW:
+    if logits.dtype != row.top.dtype and logits.shape[-1] > STORED:
         return folded_sum(row, logits, own, where)
     return row_sum(other_exponentials(row, logits, own, where))
 

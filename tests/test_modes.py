@@ -587,7 +587,7 @@ def test_value_and_grad_stores_no_row_of_classes(name):
 @pytest.mark.parametrize("name", PROGRAMS)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bit_logits_are_not_stored_as_32(name, dtype):
-    """In parts that are summed alone: a 12th of them each."""
+    """In parts that are summed alone: a 12th of them each. (Up to 1024 classes they are.)"""
     short = jax.ShapeDtypeStruct(BIG.shape, dtype)
     parts = name in ("smoothed", "soft")  # that no gradient replaces
     for of, limit in (
