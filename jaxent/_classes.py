@@ -56,6 +56,11 @@ def class_axis_may_be_split(x: jax.Array) -> bool:
     return class_axis_is_sharded(x) or (AxisType.Auto in mesh.axis_types and mesh.size > 1)
 
 
+def at_most(num_classes: int, x: jax.Array) -> bool:
+    """Whether the class axis is known to be that short: an exported one may have no number."""
+    return isinstance(x.shape[-1], int) and x.shape[-1] <= num_classes
+
+
 def unsplit(x: jax.Array) -> bool:
     """Whether it is certain that no mesh splits x: a trace does not see ``in_shardings``."""
     mesh = jax.typeof(x).sharding.mesh
@@ -146,7 +151,7 @@ def _any_of_all_mapped(axis_size, in_batched, flags):
 
 def row_sum(x: jax.Array) -> jax.Array:
     """Σ_j x_j, ``[...]``, of an array that is read again; very few are added up one by one."""
-    if not (_foldable(x) and x.shape[-1] <= UNROLLED):
+    if not (_foldable(x) and at_most(UNROLLED, x)):
         return jnp.sum(x, -1)
     classes = range(x.shape[-1])
     return functools.reduce(jnp.add, [lax.index_in_dim(x, j, -1, keepdims=False) for j in classes])

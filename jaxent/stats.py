@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from jaxent import _checks
 from jaxent._classes import (
     MANY,
+    at_most,
     beside,
     class_indices,
     class_sum,
@@ -239,9 +240,9 @@ def written_sum(row, logits, own, where):
 
     They do not fit there if it has 16 bits: cheaper to compute again than to store many of them.
     """
-    if logits.dtype != row.top.dtype and logits.shape[-1] > STORED:
-        return folded_sum(row, logits, own, where)
-    return row_sum(other_exponentials(row, logits, own, where))
+    if logits.dtype == row.top.dtype or at_most(STORED, logits):
+        return row_sum(other_exponentials(row, logits, own, where))
+    return folded_sum(row, logits, own, where)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))

@@ -349,18 +349,19 @@ def test_debug_nans_is_quiet_with_an_impossible_class(name):
         assert np.isfinite(jax.jit(jax.grad(lambda x: ours(x).sum()))(x)).all()
 
 
-def test_export_of_value_and_grad_with_symbolic_shapes():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_export_of_value_and_grad_with_symbolic_shapes(dtype):
     def of(x, y, where):
         s = jaxent.softmax_stats(x, y, where=where)
         return jaxent.weighted_mean(jaxent.smoothed_nll(s, label_smoothing=0.1), where)
 
     batch, classes = jax.export.symbolic_shape("batch, classes")
     exported = jax.export.export(jax.jit(jax.value_and_grad(of)))(
-        jax.ShapeDtypeStruct((batch, classes), jnp.float32),
+        jax.ShapeDtypeStruct((batch, classes), dtype),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
         jax.ShapeDtypeStruct((batch,), jnp.bool_),
     )
-    args = LOGITS, LABELS, np.array([True, False, True])
+    args = LOGITS.astype(dtype), LABELS, np.array([True, False, True])
     for got, wanted in zip(exported.call(*args), jax.value_and_grad(of)(*args), strict=True):
         agree(got, wanted, rtol=1e-6)
 
