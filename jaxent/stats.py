@@ -367,8 +367,7 @@ def _mean_gap_value(logits, where, top, axis_name):
 
     def possible():
         n = class_sum(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits, parts=MANY)
-        rows = top / 4, 1 / jnp.maximum(n, 1)
-        return n, class_sum(quarter_gap, rows, logits, parts=MANY)
+        return n, class_sum(quarter_gap, (top / 4, 1 / n), logits, parts=MANY)
 
     def all_possible():  # a barrier, for XLA would share top's broadcast, and write it
         gap = jnp.sum(lax.optimization_barrier(top)[..., None] - logits, -1) / logits.shape[-1]
