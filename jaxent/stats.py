@@ -127,10 +127,8 @@ def softmax_stats(
       >>> print(s.nll)  # the second is 2 e^-30, not 0
       [2.3954e-01 1.8715e-13]
     """
-    logits, labels, where = _checked(logits, labels, where)
-    _checks.class_shards("logits", logits, axis_name)
-    num_classes = logits.shape[-1] * (1 if axis_name is None else lax.axis_size(axis_name))
-    row = label_stats(logits, class_indices(live(where, labels), num_classes), where, axis_name)
+    logits, y, where = _checked(logits, labels, where, axis_name)
+    row = label_stats(logits, y, where, axis_name)
     gap, _ = _mean_gap(logits, where, row.exp.top, axis_name)
     gap = jnp.where(jnp.isnan(row.log_z), row.log_z, gap)  # a label out of range
     return LogitStats(
@@ -143,14 +141,16 @@ def softmax_stats(
 
 def softmax_nll(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> jax.Array:
     """The nll of :func:`softmax_stats`; without the mean logit it is traced in half of the time."""
-    logits, labels, where = _checked(logits, labels, where)
-    return label_stats(logits, class_indices(live(where, labels), logits.shape[-1]), where).nll
+    return label_stats(*_checked(logits, labels, where)).nll
 
 
-def _checked(logits, labels, where):
+def _checked(logits, labels, where, axis_name=None):
+    """The arguments, the labels as indices of all devices' classes."""
     logits = _checks.logits(logits)
     labels = _checks.labels(logits, labels)
-    return logits, labels, _checks.where(where, labels.shape, "labels")
+    where = _checks.where(where, labels.shape, "labels")
+    num_classes = logits.shape[-1] * _checks.class_shards("logits", logits, axis_name)
+    return logits, class_indices(live(where, labels), num_classes), where
 
 
 # --- exponentials of a row ------------------------------------------------------------------------
