@@ -145,15 +145,14 @@ def _softmax(logits, where, largest, row):
     return probabilities(logits, largest, row, where)
 
 
-def _share(*rows_and_classes):
-    *of_exponential, m = rows_and_classes
-    return times(exponential_of(*of_exponential), m)
+def _share(reference, x, m):
+    return times(exponential_of(reference, x), m)
 
 
 @jax.jit
 def _expected_cost_value(logits, labels, costs, where, row):
     m = _label_costs(labels, costs, where, row.log_z.dtype)
-    return live(where, class_sum(_share, row.exp, logits, m) * row.inverse_z)
+    return live(where, class_sum(_share, (row.reference,), logits, m) * row.inverse_z)
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)

@@ -46,7 +46,7 @@ def class_stats(logits: Float[Array, "*batch classes"], *, where: _Mask = None) 
     logits = _checks.logits(logits)
     where = _checks.where(where, logits.shape[:-1], "logits without the class axis")
     largest, row = largest_class_stats(logits, where)
-    nll, log_z, top = row.nll, row.log_z, row.exp.top
+    nll, log_z, top = row.nll, row.log_z, row.top
     x = live(where, logits).astype(nll.dtype)
     infinite = jnp.isinf(x) & (x == top[..., None])
     gap = jnp.where(infinite, 0, top[..., None] - jnp.where(infinite, 0, x))

@@ -108,7 +108,7 @@ def kl_divergence(
 @jax.custom_jvp
 def _soft(logits, targets, where):
     _, row = largest_class_stats(logits, where)
-    return _soft_value(logits, targets, where, row.log_z, row.exp.top)
+    return _soft_value(logits, targets, where, row.log_z, row.top)
 
 
 @partial(_soft.defjvp, symbolic_zeros=True)
@@ -116,12 +116,12 @@ def _soft_jvp(primals, tangents):
     logits, targets, where = primals
     d_logits, d_targets, _ = tangents
     largest, row = largest_class_stats(logits, where, written_sum)
-    losses = _soft_value(logits, targets, where, row.log_z, row.exp.top)
+    losses = _soft_value(logits, targets, where, row.log_z, row.top)
     d_losses = jnp.zeros_like(losses)
     if not isinstance(d_logits, _SymbolicZero):
         d_losses += _soft_tangent(logits, targets, where, largest, row, d_logits)
     if not isinstance(d_targets, _SymbolicZero):
-        d_losses += _soft_target_tangent(logits, targets, where, row.log_z, row.exp.top, d_targets)
+        d_losses += _soft_target_tangent(logits, targets, where, row.log_z, row.top, d_targets)
     return losses, d_losses
 
 

@@ -29,9 +29,10 @@ from jaxent._classes import (
     local_indices,
     pick,
     row_sum,
+    select,
     whole,
 )
-from jaxent._numerics import exp_of_sum, one_minus_exp
+from jaxent._numerics import exp_of_sum, one_minus_exp, plain_exp_of_sum
 
 
 @partial(
@@ -129,12 +130,12 @@ def softmax_stats(
     """
     logits, y, where = _checked(logits, labels, where, axis_name)
     row = label_stats(logits, y, where, axis_name)
-    gap, _ = _mean_gap(logits, where, row.exp.top, axis_name)
+    gap, _ = _mean_gap(logits, where, row.top, axis_name)
     gap = jnp.where(jnp.isnan(row.log_z), row.log_z, gap)  # a label out of range
     return LogitStats(
         nll=row.nll,
-        log_normalizer=row.exp.top + row.log_z,
-        mean_logit=row.exp.top - gap,
+        log_normalizer=row.top + row.log_z,
+        mean_logit=row.top - gap,
         mean_nll=gap + row.log_z,
     )
 
@@ -159,55 +160,48 @@ def _checked(logits, labels, where, axis_name=None):
 # of its exponential, and e^(x_j − top) underflows where a sum of 100,000 is a normal number. So the
 # reference lies 42 (in f32) below top, and is a multiple of 2^−12, coarser than the last bit of any
 # d = x − reference that counts: then d + reference is exact where d is rounded, and so is what the
-# rounding took, l = x − (d + reference). The exponential is e^d (1 + l). An offset that the logits
+# rounding took, l = x − (d + reference). The exponential is e^(d + l). An offset that the logits
 # hold exactly changes no bit.
 
 
-class Exponentials(NamedTuple):
-    """What turns logits into e^(x − reference); each ``[...]``."""
-
-    top: jax.Array  # the largest logit
-    reference: jax.Array
-    of_top: jax.Array  # e^(top − reference)
-
-
-def exponentials(top: jax.Array) -> Exponentials:
-    """Of rows with these largest logits."""
+def reference_of(top: jax.Array) -> jax.Array:
+    """What is subtracted from the logits of a row before their exponentials."""
     info = jnp.finfo(top.dtype)
     steps = 2.0 ** (info.nmant // 2 + 1)
-    scale = jnp.where(jnp.abs(top) < steps, steps, 1)
-    reference = (jnp.floor(top * scale) - info.maxexp // 3 * scale) / scale
-    d = top - reference
-    of_top = jnp.where(jnp.abs(top) == jnp.inf, 1, jnp.exp(d) * (1 + (top - (d + reference))))
-    return Exponentials(top, reference, of_top)
+    scale = select(jnp.abs(top) < steps, steps, jnp.ones_like(top))
+    # a division last, or XLA:CPU would do all of this again for every class
+    return (jnp.floor(top * scale) - info.maxexp // 3 * scale) / scale
 
 
 @partial(jax.jit, inline=True)  # traced once for value and derivative
-def exponential_of(
-    top: jax.Array, reference: jax.Array, of_top: jax.Array, x: jax.Array
-) -> jax.Array:
-    """e^(x − reference): 0 for −inf, for +inf what it is for any other largest logit."""
-    x = x.astype(top.dtype)
+def exponential_of(reference: jax.Array, x: jax.Array) -> jax.Array:
+    """e^(x − reference): 0 for −inf, 1 for +inf, beside which every other class has 0."""
+    x = x.astype(reference.dtype)
     d = x - reference
-    return jnp.where(x == top, of_top, exp_of_sum(d, x - (d + reference)))
+    return select(x == jnp.inf, 1, exp_of_sum(d, x - (d + reference)))
 
 
-def other_exponentials(row: Exponentials, logits, own, where) -> jax.Array:
-    """e^(x − reference), ``[..., num_classes]``; 0 for the class ``own`` and in inert rows."""
-    e = exponential_of(*(beside(r, logits) for r in row), logits)
-    left_out = is_class(own, e) if where is None else is_class(own, e) | ~where[..., None]
-    return jnp.where(left_out, 0, e)
+def exponential_of_row(reference: jax.Array, x: jax.Array) -> jax.Array:
+    """The same for one x a row; ``jnp.exp`` is what XLA does not compute again for each class."""
+    d = x - reference
+    return select(x == jnp.inf, 1, plain_exp_of_sum(d, x - (d + reference)))
+
+
+def other_exponentials(reference, logits, is_own, where) -> jax.Array:
+    """e^(x − reference), ``[..., num_classes]``; 0 for the own class and in inert rows."""
+    e = exponential_of(beside(reference, logits), logits)
+    return select(is_own if where is None else is_own | ~where[..., None], 0, e)
 
 
 # --- −log p_y and log Σ e^x ---------------------------------------------------------------------
 #
-# Value. Relative to the largest logit, top, with S the sum of e^(x_j − top) over the classes
-# *other* than the label and gap = top − x_y ≥ 0,
-#     log_z = log Σ_j e^(x_j − top) = log1p(S + (e^(−gap) − 1)),      nll = gap + log_z.
-# Where the label is the largest, gap is 0 and log1p(S) keeps a confident label's tiny loss; where
-# it is not, S ≥ 1. Nothing cancels, and an offset common to all logits is gone from gap and S.
+# Value. With S the sum of e^(x_j − reference) over the classes *other* than the label, of_top that
+# of the largest logit, top, and gap = top − x_y ≥ 0,
+#     log_z = log Σ_j e^(x_j − top) = log1p(S / of_top + (e^(−gap) − 1)),    nll = gap + log_z.
+# Where the label is the largest, gap is 0 and log1p keeps a confident label's tiny loss; where it is
+# not, S ≥ of_top. Nothing cancels, and an offset common to all logits is gone from gap and S.
 #
-# Derivative. With Z = S + e^(−gap) and p_j = e^(x_j − top) / Z,
+# Derivative. With Z = S + e^(x_y − reference) and p_j = e^(x_j − reference) / Z,
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y = S / Z, never p_y − 1
 #     d log_z = Σ_j p_j dx_j                         (top is a constant: it cancels in top + log_z)
 # The rule is linear in dx and sits in jax.checkpoint, so reverse mode transposes it and computes p
@@ -217,32 +211,34 @@ def other_exponentials(row: Exponentials, logits, own, where) -> jax.Array:
 
 
 class LabelStats(NamedTuple):
-    """Of a row and its label, relative to the largest logit; each ``[...]``."""
+    """Of a row and its label; each ``[...]``."""
 
     nll: jax.Array
-    log_z: jax.Array  # log Z = log Σ e^(x − top)
+    log_z: jax.Array  # log Σ e^(x − top)
     label_prob: jax.Array  # p_y
     other_prob: jax.Array  # 1 − p_y
     inverse_z: jax.Array  # 1 / Σ e^(x − reference)
-    exp: Exponentials
+    top: jax.Array  # the largest logit
+    reference: jax.Array
 
 
 STORED = 1024  # exponentials of a row, at most, stored as float32 for a 16-bit gradient
 
 
-def folded_sum(row, logits, own, where):
+def folded_sum(reference, logits, own, where):
     """Σ of the other classes' exponentials for a value alone, without writing them."""
-    return class_sum(exponential_of, row, logits, but=own)
+    return class_sum(exponential_of, (reference,), logits, but=own)
 
 
-def written_sum(row, logits, own, where):
+def written_sum(reference, logits, own, where):
     """The same where a gradient follows, which finds them where it will be written itself.
 
     They do not fit there if it has 16 bits: cheaper to compute again than to store many of them.
     """
-    if logits.dtype == row.top.dtype or at_most(STORED, logits):
-        return row_sum(other_exponentials(row, logits, own, where))
-    return folded_sum(row, logits, own, where)
+    if logits.dtype == reference.dtype or at_most(STORED, logits):
+        is_own = is_class(own, logits)
+        return jnp.sum(other_exponentials(reference, logits, is_own, where), -1)
+    return folded_sum(reference, logits, own, where)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
@@ -267,7 +263,8 @@ def _label_stats_jvp(axis_name, _, primals, tangents):
         label_prob=-row.label_prob * d_nll,
         other_prob=row.label_prob * d_nll,
         inverse_z=-row.inverse_z * d_log_z,
-        exp=jax.tree.map(jnp.zeros_like, row.exp),
+        top=jnp.zeros_like(row.top),
+        reference=jnp.zeros_like(row.reference),
     )
 
 
@@ -279,17 +276,18 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
         label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
         top = lax.pmax(top, axis_name)
 
-    gap = jnp.where(label_logit == top, 0, top - label_logit)
-    row = exponentials(live(where, top))
-    rest = whole(sum_of_others(row, logits, own, where), axis_name) / row.of_top
-    of_label = jnp.exp(-gap)
-    two_infinite = (top == jnp.inf) & (rest + of_label > 1)
-    rest = jnp.where((top == -jnp.inf) | two_infinite, jnp.nan, rest)
-    log_z = jnp.log1p(rest + (of_label - 1))
-    inverse_z = 1 / ((rest + of_label) * row.of_top)
-    probs = of_label * (row.of_top * inverse_z), rest * (row.of_top * inverse_z)
-    numbers = gap + log_z, log_z, *probs, inverse_z
-    return LabelStats(*(live(where, number) for number in numbers), row)
+    gap = select(label_logit == top, 0, top - label_logit)
+    top, label_logit = live(where, top), live(where, label_logit)
+    reference = reference_of(top)
+    others = whole(sum_of_others(reference, logits, own, where), axis_name)
+    of_label = exponential_of_row(reference, label_logit)
+    of_top = exponential_of_row(reference, top)
+    z, excess = others + of_label, others / of_top + (jnp.exp(-gap) - 1)
+    infinite = top == jnp.inf  # NaN if two logits are: one has all of the probability
+    inverse_z = 1 / select(infinite & (z > 1), jnp.nan, z)
+    log_z = jnp.log1p(select(infinite & (excess > 0), jnp.nan, excess))
+    numbers = gap + log_z, log_z, of_label * inverse_z, others * inverse_z, inverse_z
+    return LabelStats(*(live(where, number) for number in numbers), top, reference)
 
 
 @partial(
@@ -317,9 +315,9 @@ def probabilities(
     axis_name: Hashable = None,
 ) -> jax.Array:
     """The softmax of the rows, each entry to full relative precision; 0 in inert rows."""
-    own = local_indices(y, logits.shape[-1], axis_name)
-    p = other_exponentials(row.exp, logits, own, where) * row.inverse_z[..., None]
-    return jnp.where(is_class(own, p), row.label_prob[..., None], p)
+    is_own = is_class(local_indices(y, logits.shape[-1], axis_name), logits)
+    p = other_exponentials(row.reference, logits, is_own, where) * row.inverse_z[..., None]
+    return jnp.where(is_own, row.label_prob[..., None], p)
 
 
 @probabilities.defjvp
