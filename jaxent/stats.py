@@ -198,8 +198,8 @@ def other_exponentials(reference, logits, is_own, where) -> jax.Array:
 # Value. With S the sum of e^(x_j − reference) over the classes *other* than the label, of_top that
 # of the largest logit, top, and gap = top − x_y ≥ 0,
 #     log_z = log Σ_j e^(x_j − top) = log1p(S / of_top + (e^(−gap) − 1)),    nll = gap + log_z.
-# Where the label is the largest, gap is 0 and log1p keeps a confident label's tiny loss; where it is
-# not, S ≥ of_top. Nothing cancels, and an offset common to all logits is gone from gap and S.
+# Where the label is the largest, gap is 0 and log1p keeps a confident label's tiny loss; where it
+# is not, S ≥ of_top. Nothing cancels, and an offset common to all logits is gone from both.
 #
 # Derivative. With Z = S + e^(x_y − reference) and p_j = e^(x_j − reference) / Z,
 #     d nll   = Σ_{j≠y} p_j dx_j − (1 − p_y) dx_y,   1 − p_y = S / Z, never p_y − 1
