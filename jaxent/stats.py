@@ -175,16 +175,16 @@ def reference_of(top: jax.Array) -> jax.Array:
 
 @partial(jax.jit, inline=True)  # traced once for value and derivative
 def exponential_of(reference: jax.Array, x: jax.Array) -> jax.Array:
-    """e^(x − reference): 0 for −inf, 1 for +inf, beside which every other class has 0."""
+    """e^(x − reference): 0 for −inf; 1 for +inf, beside which every other class has 0."""
     x = x.astype(reference.dtype)
     d = x - reference
-    return select(x == jnp.inf, 1, exp_of_sum(d, x - (d + reference)))
+    return select(x == reference, 1, exp_of_sum(d, x - (d + reference)))
 
 
 def exponential_of_row(reference: jax.Array, x: jax.Array) -> jax.Array:
     """The same for one x a row; ``jnp.exp`` is what XLA does not compute again for each class."""
     d = x - reference
-    return select(x == jnp.inf, 1, plain_exp_of_sum(d, x - (d + reference)))
+    return select(x == reference, 1, plain_exp_of_sum(d, x - (d + reference)))
 
 
 def other_exponentials(reference, logits, is_own, where) -> jax.Array:
@@ -283,11 +283,15 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
     of_label = exponential_of_row(reference, label_logit)
     of_top = exponential_of_row(reference, top)
     z, excess = others + of_label, others / of_top + (jnp.exp(-gap) - 1)
-    infinite = top == jnp.inf  # NaN if two logits are: one has all of the probability
-    inverse_z = 1 / select(infinite & (z > 1), jnp.nan, z)
-    log_z = jnp.log1p(select(infinite & (excess > 0), jnp.nan, excess))
+    inverse_z = 1 / select(_ill_defined(top, z, 1), jnp.nan, z)
+    log_z = jnp.log1p(select(_ill_defined(top, excess, 0), jnp.nan, excess))
     numbers = gap + log_z, log_z, of_label * inverse_z, others * inverse_z, inverse_z
     return LabelStats(*(live(where, number) for number in numbers), top, reference)
+
+
+def _ill_defined(top, total, of_one):
+    """All logits −inf, or two +inf; a single infinite one has all of the probability."""
+    return (top == -jnp.inf) | ((top == jnp.inf) & (total > of_one))
 
 
 @partial(
@@ -351,14 +355,14 @@ def _tangent_of_jvp(primals, tangents):
 # only where the mean itself does.
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3,))
-def _mean_gap(logits, where, top, axis_name):
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _mean_gap(logits, where, top, axis_name, parts=32):
     """top − mean logit over the classes whose logit is not −inf, and their number; ``[...]``."""
-    return _mean_gap_value(logits, where, top, axis_name)
+    return _mean_gap_value(logits, where, top, axis_name, parts)
 
 
-@partial(jax.jit, static_argnames="axis_name")
-def _mean_gap_value(logits, where, top, axis_name):
+@partial(jax.jit, static_argnames=("axis_name", "parts"))
+def _mean_gap_value(logits, where, top, axis_name, parts):
     def quarter_gap(quarter, weight, x):
         x = x.astype(top.dtype)
         return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * weight)
@@ -367,9 +371,9 @@ def _mean_gap_value(logits, where, top, axis_name):
         n = class_sum(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits, parts=MANY)
         return n, class_sum(quarter_gap, (top / 4, 1 / n), logits, parts=MANY)
 
-    def all_possible():  # a barrier, for XLA would share top's broadcast, and write it
-        gap = jnp.sum(lax.optimization_barrier(top)[..., None] - logits, -1) / logits.shape[-1]
-        return logits.shape[-1] + 0 * gap, gap / 4
+    def all_possible():
+        gap = class_sum(lambda top, x: top - x.astype(top.dtype), (top,), logits, parts=parts)
+        return logits.shape[-1] + 0 * gap, gap / (4 * logits.shape[-1])
 
     n, quarter = finite_or(all_possible, possible, logits, where)
     total = whole(n, axis_name)
@@ -379,9 +383,9 @@ def _mean_gap_value(logits, where, top, axis_name):
 
 
 @_mean_gap.defjvp
-def _mean_gap_jvp(axis_name, primals, tangents):
+def _mean_gap_jvp(axis_name, _, primals, tangents):
     logits, where, _ = primals
-    gap, n = _mean_gap(*primals, axis_name)
+    gap, n = _mean_gap(*primals, axis_name, MANY)  # memory that a gradient would not need
     d_gap = _mean_gap_tangent(logits, where, n, tangents[0], axis_name)
     return (gap, n), (d_gap, jnp.zeros_like(n))
 
