@@ -10,6 +10,11 @@ from jax import lax
 from jax.sharding import AxisType
 
 
+def on_cpu() -> bool:
+    """Whether loops are arranged for XLA:CPU; elsewhere XLA's own arrangement is best."""
+    return jax.default_backend() == "cpu"
+
+
 def class_indices(labels: jax.Array, num_classes: int) -> jax.Array:
     """Labels as int32, −1 where out of range.
 
@@ -225,5 +230,4 @@ def _width(x, parts):
 
 
 def _foldable(x):
-    on_cpu = jax.default_backend() == "cpu"
-    return on_cpu and isinstance(x.shape[-1], int) and not class_axis_may_be_split(x)
+    return on_cpu() and isinstance(x.shape[-1], int) and not class_axis_may_be_split(x)

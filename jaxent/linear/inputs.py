@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxent import _checks
-from jaxent._classes import unsplit
+from jaxent._classes import on_cpu, unsplit
 
 _describe = _checks.describe
 
@@ -120,7 +120,7 @@ def class_block(hidden, d_logits) -> int:
     within the matmul. All, where a mesh may split the classes: a block would be one device's.
     """
     num_rows, num_classes = d_logits.shape
-    if not (jax.default_backend() == "cpu" and unsplit(d_logits) and isinstance(num_rows, int)):
+    if not (on_cpu() and unsplit(d_logits) and isinstance(num_rows, int)):
         return num_classes
     in_cache = BLOCK_BYTES // (d_logits.dtype.itemsize * (num_rows + hidden.shape[1]))
     blocks = -(-num_classes // max(in_cache, 64))
