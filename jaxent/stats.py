@@ -281,7 +281,7 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
     reference = reference_of(top)
     others = whole(sum_of_others(reference, logits, own, where), axis_name)
     of_label = exponential_of_row(reference, label_logit)
-    of_top = exponential_of_row(reference, top)
+    of_top = exponential_of(reference, top)  # as in the sum: their quotient is 1
     z, excess = others + of_label, others / of_top + (jnp.exp(-gap) - 1)
     inverse_z = 1 / select(_ill_defined(top, z, 1), jnp.nan, z)
     log_z = jnp.log1p(select(_ill_defined(top, excess, 0), jnp.nan, excess))

@@ -128,6 +128,24 @@ def test_any_finite_logits(classes, data):
     oracle.gradient_is_right(jaxent.cross_entropy, case)
 
 
+@pytest.mark.parametrize("classes", [3, 20, 1000])
+def test_the_normalizer_of_a_dominant_class(classes):
+    """All digits of a small log Σ e^x, whether or not the class that dominates is the label."""
+    rng = np.random.default_rng(classes)
+    logits = rng.uniform(-60, -40, (500, classes)).astype(np.float32)
+    logits[:, 0] = np.exp(rng.uniform(-20, 3, 500))
+
+    def normalizer(logits, label):
+        return jaxent.softmax_stats(logits, jnp.full(500, label)).log_normalizer
+
+    truth = np.log(np.exp(logits.astype(float)).sum(-1))
+    for label in 0, 1, classes - 1:
+        value = jax.jit(normalizer)(logits, label)
+        with_gradient = jax.jit(lambda x, label=label: jax.vjp(lambda x: normalizer(x, label), x))
+        for got in value, with_gradient(logits)[0]:
+            np.testing.assert_allclose(got, truth, rtol=np.finfo(np.float32).eps)
+
+
 def test_exact_sums_are_exact():
     """The oracle of many classes agrees with that of 60 digits."""
     for logits, labels in oracle.HARD[300], oracle.RANDOM, oracle._rounded_margins(50):
