@@ -372,7 +372,7 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
         return n, class_sum(quarter_gap, (top / 4, 1 / n), logits, parts=MANY)
 
     def all_possible():
-        gap = class_sum(lambda top, x: top - x.astype(top.dtype), (top,), logits, parts=parts)
+        gap = class_sum(jnp.subtract, (top,), logits, parts=parts)
         return logits.shape[-1] + 0 * gap, gap / (4 * logits.shape[-1])
 
     n, quarter = finite_or(all_possible, possible, logits, where)
@@ -385,7 +385,7 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
 @_mean_gap.defjvp
 def _mean_gap_jvp(axis_name, _, primals, tangents):
     logits, where, _ = primals
-    gap, n = _mean_gap(*primals, axis_name, MANY)  # memory that a gradient would not need
+    gap, n = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
     d_gap = _mean_gap_tangent(logits, where, n, tangents[0], axis_name)
     return (gap, n), (d_gap, jnp.zeros_like(n))
 
