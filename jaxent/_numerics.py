@@ -79,12 +79,12 @@ def exp_of_sum(d: jax.Array, low: jax.Array) -> jax.Array:
 
 def plain_exp_of_sum(d: jax.Array, low: jax.Array) -> jax.Array:
     """The same by way of ``jnp.exp``."""
-    e = jnp.exp(d)
-    return _no_denormals(d, e + e * low)
+    e = lax.exp(d)
+    return _no_denormals(d, lax.add(e, lax.mul(e, low)))
 
 
 def _no_denormals(d, e_to_the_d):
-    return select(d < math.log(jnp.finfo(d.dtype).tiny), 0, e_to_the_d)
+    return select(lax.lt(d, d.dtype.type(math.log(jnp.finfo(d.dtype).tiny))), 0, e_to_the_d)
 
 
 def times(weight: jax.Array, value: jax.Array) -> jax.Array:

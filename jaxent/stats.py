@@ -162,29 +162,27 @@ def _checked(logits, labels, where, axis_name=None):
 # d = x − reference that counts: then d + reference is exact where d is rounded, and so is what the
 # rounding took, l = x − (d + reference). The exponential is e^(d + l). An offset that the logits
 # hold exactly changes no bit.
+#
+# Written with lax's operations: jnp's take three to ten times as long to trace.
 
 
 def reference_of(top: jax.Array) -> jax.Array:
     """What is subtracted from the logits of a row before their exponentials."""
-    info = jnp.finfo(top.dtype)
-    steps = 2.0 ** (info.nmant // 2 + 1)
-    scale = select(jnp.abs(top) < steps, steps, jnp.ones_like(top))
+    info, number = jnp.finfo(top.dtype), top.dtype.type
+    steps = number(2.0 ** (info.nmant // 2 + 1))
+    scale = select(lax.lt(lax.abs(top), steps), steps, lax.full_like(top, 1))
+    below = lax.mul(scale, number(info.maxexp // 3))
     # a division last, or XLA:CPU would do all of this again for every class
-    return (jnp.floor(top * scale) - info.maxexp // 3 * scale) / scale
+    return lax.div(lax.sub(lax.floor(lax.mul(top, scale)), below), scale)
 
 
-@partial(jax.jit, inline=True)  # traced once for value and derivative
-def exponential_of(reference: jax.Array, x: jax.Array) -> jax.Array:
+@partial(jax.jit, inline=True, static_argnums=2)  # traced once for value and derivative
+def exponential_of(reference: jax.Array, x: jax.Array, exp_of_sum=exp_of_sum) -> jax.Array:
     """e^(x − reference): 0 for −inf; 1 for +inf, beside which every other class has 0."""
-    x = x.astype(reference.dtype)
-    d = x - reference
-    return select(x == reference, 1, exp_of_sum(d, x - (d + reference)))
-
-
-def exponential_of_row(reference: jax.Array, x: jax.Array) -> jax.Array:
-    """The same for one x a row; ``jnp.exp`` is what XLA does not compute again for each class."""
-    d = x - reference
-    return select(x == reference, 1, plain_exp_of_sum(d, x - (d + reference)))
+    x = lax.convert_element_type(x, reference.dtype)
+    d = lax.sub(x, reference)
+    low = lax.sub(x, lax.add(d, reference))
+    return select(lax.eq(x, reference), 1, exp_of_sum(d, low))
 
 
 def other_exponentials(reference, logits, is_own, where) -> jax.Array:
@@ -280,7 +278,8 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
     top, label_logit = live(where, top), live(where, label_logit)
     reference = reference_of(top)
     others = whole(sum_of_others(reference, logits, own, where), axis_name)
-    of_label = exponential_of_row(reference, label_logit)
+    # by way of jnp.exp, which XLA does not compute again for each class
+    of_label = exponential_of(reference, label_logit, plain_exp_of_sum)
     of_top = exponential_of(reference, top)  # as in the sum: their quotient is 1
     z, excess = others + of_label, others / of_top + (jnp.exp(-gap) - 1)
     inverse_z = 1 / select(_ill_defined(top, z, 1), jnp.nan, z)
@@ -291,7 +290,8 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
 
 def _ill_defined(top, total, of_one):
     """All logits −inf, or two +inf; a single infinite one has all of the probability."""
-    return (top == -jnp.inf) | ((top == jnp.inf) & (total > of_one))
+    none, infinite = (lax.eq(top, top.dtype.type(c)) for c in (-jnp.inf, jnp.inf))
+    return none | (infinite & lax.gt(total, total.dtype.type(of_one)))
 
 
 @partial(
