@@ -148,10 +148,11 @@ def class_sum(
 def finite_or(quick: Callable, exact: Callable, x: jax.Array, where: jax.Array | None):
     """``quick()``, sums over the classes of x, if finite in every live row; else ``exact()``.
 
-    Arithmetic alone makes NaN or infinity of a −inf that counts for nothing. What takes it out and
-    counts the others is two sums instead of one: all is summed again only where that is needed.
+    Arithmetic alone makes NaN or infinity of a −inf that counts for nothing. What takes it out is
+    slower, or a second sum: all is summed again only where that is needed. Of few classes there is
+    nothing to gain.
     """
-    if not (_foldable(x) and x.dtype == jnp.float32):
+    if not (_foldable(x) and x.dtype == jnp.float32) or at_most(FEW, x):
         return exact()
     sums = quick()
     infinite = functools.reduce(jnp.logical_or, [~jnp.isfinite(s) for s in jax.tree.leaves(sums)])
@@ -190,7 +191,9 @@ def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
 
 
 def _parts(most, *xs):
-    return min(most, 12) if any(map(_is_short, xs)) else most  # of 16 cuts, the bits are written
+    if any(map(_is_short, xs)):
+        return min(most, 12)  # of 16 cuts, the bits are written
+    return min(most, MANY // len(xs))  # more cuts in one loop take up to ten times as long
 
 
 def _is_short(x):
@@ -219,15 +222,18 @@ def _fold(combine, part, x, filler, parts):
     num_classes, width = x.shape[-1], _width(x, parts)
     if width == num_classes:
         return part(0, num_classes)
-    folds = [part(start, min(start + width, num_classes)) for start in range(0, num_classes, width)]
-    filler = jnp.asarray(filler, folds[0].dtype)
-    missing = [(0, 0, 0)] * (x.ndim - 1) + [(0, -num_classes % width, 0)]
-    return functools.reduce(combine, [*folds[:-1], lax.pad(folds[-1], filler, missing)])
+    folds = [part(start, start + width) for start in range(0, num_classes - width + 1, width)]
+    again = -num_classes % width
+    if again:  # the last part overlaps the one before it: to pad it would cost every part
+        last = part(num_classes - width, num_classes)
+        lane = lax.broadcasted_iota(jnp.int32, last.shape, x.ndim - 1)
+        folds.append(jnp.where(lane < again, filler, last))
+    return functools.reduce(combine, folds)
 
 
 UNROLLED = 10  # classes that are added up one by one
 FEW = 32  # classes that are folded into one
-MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
+MANY = 128  # cuts, of terms that compile fast: of one array less than 1 % is left
 LANES = 16  # what a width is a multiple of
 
 

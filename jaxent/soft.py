@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
-from jaxent._classes import MANY, class_sum, is_class, live, pick
+from jaxent._classes import MANY, class_sum, finite_or, is_class, live, pick
 from jaxent.stats import largest_class_stats, probabilities, tangent_of, written_sum
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -139,12 +139,19 @@ def _rows(logits, targets, where):
 
 @jax.jit
 def _soft_value(logits, targets, where, log_z, top):
-    def share(quarter, log_z, x, q):  # −q_j log p_j with 0 · inf = 0; quarters as in _half_gap
+    def share(top, log_z, x, q):  # −q_j log p_j
+        return q.astype(log_z.dtype) * ((top - x) + log_z)
+
+    def guarded(quarter, log_z, x, q):  # with 0 · inf = 0; quarters as in _half_gap
         x, q = x.astype(log_z.dtype) / 4, q.astype(log_z.dtype)
         gap = jnp.where(x == quarter, 0, quarter - x)
         return jnp.where(q == 0, 0, 4 * (q * gap) + q * log_z)
 
-    return live(where, class_sum(share, (top / 4, log_z), logits, targets, parts=MANY))
+    def total(share, scale):
+        return class_sum(share, (top / scale, log_z), logits, targets, parts=MANY)
+
+    losses = finite_or(lambda: total(share, 1), lambda: total(guarded, 4), logits, where)
+    return live(where, losses)
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)

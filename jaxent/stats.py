@@ -357,7 +357,7 @@ def _tangent_of_jvp(primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _mean_gap(logits, where, top, axis_name, parts=32):
-    """top − mean logit over the classes whose logit is not −inf, and their number; ``[...]``."""
+    """top − mean logit over the classes whose logit is not −inf, and each one's weight in it."""
     return _mean_gap_value(logits, where, top, axis_name, parts)
 
 
@@ -379,21 +379,21 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
     total = whole(n, axis_name)
     gap = 4 * whole(quarter * (n / total), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), gap)
-    return live(where, gap), live(where, total)
+    # two divisions, or XLA:CPU would sum a few classes again for each of them
+    return live(where, gap / jnp.minimum(total, 1)), live(where, 1 / jnp.maximum(total, 1))
 
 
 @_mean_gap.defjvp
 def _mean_gap_jvp(axis_name, _, primals, tangents):
     logits, where, _ = primals
-    gap, n = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
-    d_gap = _mean_gap_tangent(logits, where, n, tangents[0], axis_name)
-    return (gap, n), (d_gap, jnp.zeros_like(n))
+    gap, weight = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
+    d_gap = _mean_gap_tangent(logits, where, weight, tangents[0], axis_name)
+    return (gap, weight), (d_gap, jnp.zeros_like(weight))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(4,))
 @partial(jax.jit, static_argnums=(4,))
-def _mean_gap_tangent(logits, where, n, d_logits, axis_name):
+def _mean_gap_tangent(logits, where, weight, d_logits, axis_name):
     possible = live(where, logits != -jnp.inf)
     dx = d_logits.astype(_checks.accumulator(logits))
-    total = whole(jnp.sum(jnp.where(possible, dx, 0), -1), axis_name)
-    return live(where, -total / jnp.maximum(n, 1))
+    return -weight * whole(jnp.sum(jnp.where(possible, dx, 0), -1), axis_name)
