@@ -1,6 +1,7 @@
 """The class axis, the last one: masks, picks, and sums and maxima over it."""
 
 import functools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 
@@ -72,6 +73,25 @@ def unsplit(x: jax.Array) -> bool:
     return jax.device_count() == 1 if mesh.empty else mesh.are_all_axes_manual
 
 
+def of_rows(f: Callable) -> Callable:
+    """``f(x, *others)`` of arrays with the same leading axes, all of these made one.
+
+    XLA:CPU's loops over many axes, the last of them short, are up to four times slower.
+    """
+
+    @functools.wraps(f)
+    def of_one_axis(x, *others):
+        batch = x.shape[:-1]
+        flat = on_cpu() and len(batch) > 1 and all(isinstance(n, int) for n in batch)
+        if not flat or not all(map(unsplit, jax.tree.leaves((x, others)))):
+            return f(x, *others)
+        rows, n = math.prod(batch), len(batch)
+        out = f(*jax.tree.map(lambda a: a.reshape(rows, *a.shape[n:]), (x, *others)))
+        return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), out)
+
+    return of_one_axis
+
+
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
     """``x[..., index]``, NaN where the index is −1."""
     if class_axis_is_sharded(x):  # a gather along a sharded axis is ambiguous
@@ -100,6 +120,11 @@ def select(mask: jax.Array, x: jax.Array | float, y: jax.Array) -> jax.Array:
 def beside(row: jax.Array, x: jax.Array) -> jax.Array:
     """One number a row, ready to meet x: ``row`` has the leading axes of x."""
     return row.reshape(row.shape + (1,) * (x.ndim - row.ndim))
+
+
+def once(row: jax.Array) -> jax.Array:
+    """The same; XLA:CPU computes a row's number again for each class, unless a division ends it."""
+    return lax.div(row, lax.stop_gradient(jnp.clip(row, 1, 1))) if on_cpu() else row
 
 
 def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -136,23 +161,26 @@ def class_sum(
     if _width(xs[0], parts) == xs[0].shape[-1]:
         return jnp.sum(terms(rows, but, *xs), -1)
 
-    def part(start, stop):
-        share = (_cut(x, start, stop) for x in xs)
-        return terms(rows, None if but is None else but - start, *share)
+    def total(rows, but, *xs):
+        def part(start, stop):
+            share = (_cut(x, start, stop) for x in xs)
+            return terms(rows, None if but is None else but - start, *share)
 
-    folded = _fold(jnp.add, part, xs[0], 0, parts)
-    # a select: XLA's sum would take the additions into itself, and leave their terms outside
-    return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
+        folded = _fold(jnp.add, part, xs[0], 0, parts)
+        # a select: XLA's sum would take the additions into itself, and leave their terms outside
+        return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
+
+    return _by_blocks(total, tuple(rows), but, *xs)
 
 
 def finite_or(quick: Callable, exact: Callable, x: jax.Array, where: jax.Array | None):
     """``quick()``, sums over the classes of x, if finite in every live row; else ``exact()``.
 
     Arithmetic alone makes NaN or infinity of a −inf that counts for nothing. What takes it out is
-    slower, or a second sum: all is summed again only where that is needed. Of few classes there is
-    nothing to gain.
+    slower, or a second sum: all is summed again only where that is needed. Where classes are folded
+    into one there is nothing to gain.
     """
-    if not (_foldable(x) and x.dtype == jnp.float32) or at_most(FEW, x):
+    if not (_foldable(x) and x.dtype == jnp.float32) or _width(x, 1) == 1:
         return exact()
     sums = quick()
     infinite = functools.reduce(jnp.logical_or, [~jnp.isfinite(s) for s in jax.tree.leaves(sums)])
@@ -180,20 +208,25 @@ def row_sum(x: jax.Array) -> jax.Array:
 
 def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
     """The index of each row's largest class; the first of several."""
-    top, last = jnp.max(x, -1), x.shape[-1] - 1
+    dtype = jnp.float32 if at_most(FEW, x) else jnp.int32  # integers are not vectorised there
+    last = lax.full((), x.shape[-1] - 1, dtype)
 
-    def place_of_top(start, stop):  # XLA:CPU's argmax takes ten times this
-        part = _cut(x, start, stop)
-        place = start + lax.broadcasted_iota(jnp.int32, part.shape, x.ndim - 1)
-        return jnp.where(part == top[..., None], place, last)
+    def place(top, x):  # XLA:CPU's argmax takes ten times this
+        def place_of_top(start, stop):
+            part = _cut(x, start, stop)
+            place = start + lax.broadcasted_iota(dtype, part.shape, x.ndim - 1)
+            return jnp.where(part == top[..., None], place, last)
 
-    return jnp.min(_fold(jnp.minimum, place_of_top, x, last, _parts(parts, x)), -1)
+        return jnp.min(_fold(jnp.minimum, place_of_top, x, last, _parts(parts, x)), -1)
+
+    found = _by_blocks(place, jnp.max(x, -1), x)
+    return found if dtype == jnp.int32 else once(found).astype(jnp.int32)
 
 
 def _parts(most, *xs):
     if any(map(_is_short, xs)):
         return min(most, 12)  # of 16 cuts, the bits are written
-    return min(most, MANY // len(xs))  # more cuts in one loop take up to ten times as long
+    return min(most, CUTS // len(xs))
 
 
 def _is_short(x):
@@ -231,18 +264,34 @@ def _fold(combine, part, x, filler, parts):
     return functools.reduce(combine, folds)
 
 
+def _by_blocks(f, *args):
+    """``f(*args)``, a number a row, with blocks of rows as an axis if there are few classes."""
+    x = args[-1]
+    if x.ndim != 2 or _width(x, 1) > 1 or not unsplit(x):
+        return f(*args)
+    return f(*jax.tree.map(lambda a: a.reshape(-1, BLOCK, *a.shape[1:]), args)).reshape(-1)
+
+
+BLOCK = 16  # rows of few classes: a loop over these is vectorised
 UNROLLED = 10  # classes that are added up one by one
 FEW = 32  # classes that are folded into one
-MANY = 128  # cuts, of terms that compile fast: of one array less than 1 % is left
+MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
+CUTS = 224  # in one loop: 250 take up to ten times as long
 LANES = 16  # what a width is a multiple of
 
 
 def _width(x, parts):
     """How many classes are left when a class axis is folded."""
     num_classes = x.shape[-1]
-    if not _foldable(x):
+    if not _foldable(x) or (num_classes <= FEW and not _in_blocks(x)):
         return num_classes
     return 1 if num_classes <= FEW else LANES * -(-num_classes // (parts * LANES))
+
+
+def _in_blocks(x):
+    # XLA:CPU shares rows out to threads. Where the shares differ a test stands in the loop over
+    # rows, which is not vectorised then: few classes folded into one take four times as long
+    return x.ndim == 1 or (isinstance(x.shape[-2], int) and x.shape[-2] % BLOCK == 0)
 
 
 def _foldable(x):

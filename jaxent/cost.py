@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Real
 
 from jaxent import _checks
-from jaxent._classes import class_indices, class_sum, is_class, live
+from jaxent._classes import class_indices, class_sum, is_class, live, of_rows
 from jaxent._numerics import times
 from jaxent.stats import exponential_of, largest_class_stats, probabilities
 from jaxent.weights import lookup
@@ -54,7 +54,8 @@ def expected_cost(
     labels = _checks.labels(logits, labels)
     costs = _cost_matrix(cost_matrix, logits.shape[-1])
     where = _checks.where(where, labels.shape, "labels")
-    return _expected_cost(logits, labels, costs, where)
+    cost = of_rows(lambda x, y, where: _expected_cost(x, y, costs, where))
+    return cost(logits, labels, where)
 
 
 def cost_weights(

@@ -7,7 +7,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
-from jaxent._classes import MANY, class_sum, finite_or, is_class, live, pick
+from jaxent._classes import (
+    FEW,
+    MANY,
+    at_most,
+    class_sum,
+    finite_or,
+    is_class,
+    live,
+    of_rows,
+    once,
+    pick,
+)
 from jaxent.stats import largest_class_stats, probabilities, tangent_of, written_sum
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
@@ -51,7 +62,7 @@ def soft_cross_entropy(
     logits = _checks.logits(logits)
     targets = _checks.targets(logits, targets)
     where = _checks.where(where, logits.shape[:-1], "logits without the class axis")
-    return _soft(logits, targets, where)
+    return of_rows(_soft)(logits, targets, where)
 
 
 def kl_divergence(
@@ -92,7 +103,7 @@ def kl_divergence(
     q = targets.astype(_checks.accumulator(logits))
     q = q if where is None else jnp.where(where[..., None], q, 0)
     q = jnp.where(q < 0, jnp.nan, q)
-    return _soft(logits, q, where) + jnp.sum(q * jnp.log(jnp.where(q == 0, 1, q)), -1)
+    return of_rows(_soft)(logits, q, where) + jnp.sum(q * jnp.log(jnp.where(q == 0, 1, q)), -1)
 
 
 # Value. With a the largest class, −log p_j = (top − x_j) + log_z, two terms that are never
@@ -150,15 +161,17 @@ def _soft_value(logits, targets, where, log_z, top):
     def total(share, scale):
         return class_sum(share, (top / scale, log_z), logits, targets, parts=MANY)
 
-    losses = finite_or(lambda: total(share, 1), lambda: total(guarded, 4), logits, where)
-    return live(where, losses)
+    exact = partial(total, guarded, 4)
+    if at_most(FEW, logits):
+        return live(where, exact())
+    return live(where, finite_or(partial(total, share, 1), exact, logits, where))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
 @jax.jit
 def _soft_tangent(logits, targets, where, largest, row, d_logits):
     p = probabilities(logits, largest, row, where)
-    rest = class_sum(lambda q: q.astype(p.dtype), (), targets, but=largest, parts=MANY)
+    rest = once(class_sum(lambda q: q.astype(p.dtype), (), targets, but=largest, parts=MANY))
     rest, of_largest = live(where, rest), live(where, pick(targets, largest)).astype(p.dtype)
     q, q_sum = live(where, targets).astype(p.dtype), (rest + of_largest)[..., None]
     at_largest = (rest * row.label_prob)[..., None] - q * row.other_prob[..., None]

@@ -27,6 +27,8 @@ from jaxent._classes import (
     largest_class,
     live,
     local_indices,
+    of_rows,
+    once,
     pick,
     row_sum,
     select,
@@ -128,21 +130,25 @@ def softmax_stats(
       >>> print(s.nll)  # the second is 2 e^-30, not 0
       [2.3954e-01 1.8715e-13]
     """
-    logits, y, where = _checked(logits, labels, where, axis_name)
-    row = label_stats(logits, y, where, axis_name)
-    gap, _ = _mean_gap(logits, where, row.top, axis_name)
-    gap = jnp.where(jnp.isnan(row.log_z), row.log_z, gap)  # a label out of range
-    return LogitStats(
-        nll=row.nll,
-        log_normalizer=row.top + row.log_z,
-        mean_logit=row.top - gap,
-        mean_nll=gap + row.log_z,
-    )
+
+    @of_rows
+    def stats(logits, y, where):
+        row = label_stats(logits, y, where, axis_name)
+        gap, _ = _mean_gap(logits, where, row.top, axis_name)
+        gap = jnp.where(jnp.isnan(row.log_z), row.log_z, gap)  # a label out of range
+        return LogitStats(
+            nll=row.nll,
+            log_normalizer=row.top + row.log_z,
+            mean_logit=row.top - gap,
+            mean_nll=gap + row.log_z,
+        )
+
+    return stats(*_checked(logits, labels, where, axis_name))
 
 
 def softmax_nll(logits: jax.Array, labels: jax.Array, where: jax.Array | None) -> jax.Array:
     """The nll of :func:`softmax_stats`; without the mean logit it is traced in half of the time."""
-    return label_stats(*_checked(logits, labels, where)).nll
+    return of_rows(lambda *rows: label_stats(*rows).nll)(*_checked(logits, labels, where))
 
 
 def _checked(logits, labels, where, axis_name=None):
@@ -379,8 +385,7 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
     total = whole(n, axis_name)
     gap = 4 * whole(quarter * (n / total), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), gap)
-    # two divisions, or XLA:CPU would sum a few classes again for each of them
-    return live(where, gap / jnp.minimum(total, 1)), live(where, 1 / jnp.maximum(total, 1))
+    return live(where, once(gap)), live(where, 1 / jnp.maximum(total, 1))
 
 
 @_mean_gap.defjvp

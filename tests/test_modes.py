@@ -634,10 +634,55 @@ def test_a_value_alone_writes_a_sixteenth_of_the_logits(name):
     assert not re.findall(rf"= {ARRAY}\S* fusion\(", program[program.index("ENTRY") :])
 
 
-def test_few_classes_are_folded_into_one():
-    few = jax.ShapeDtypeStruct((4096, 20), jnp.float32), jax.ShapeDtypeStruct((4096,), jnp.int32)
+@pytest.mark.parametrize("rows", [4096, 4097])
+def test_few_classes_are_folded_into_one(rows):
+    """Blocks of rows are, without writing them; in the loop over other rows is a test."""
+    few = jax.ShapeDtypeStruct((rows, 20), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)
     program = jax.jit(jaxent.cross_entropy).lower(*few).compile().as_text()
-    assert not re.findall(r"= f32\[4096,20\]\S* fusion\(", program[program.index("ENTRY") :])
+    written = re.findall(rf"= f32\[{rows},20\]\S* fusion\(", program[program.index("ENTRY") :])
+    assert len(written) == rows % 2
+
+
+@pytest.mark.parametrize("batch", [(2, 3, 5), (2, 8, 3)], ids=str)
+@pytest.mark.parametrize("classes", [3, 20, 40])
+def test_rows_of_many_axes_run_over_one(monkeypatch, batch, classes):
+    """As on one device, where nothing can be split; these tests have several."""
+    from jaxent import _classes
+
+    local = np.random.default_rng(classes)
+    x = local.normal(scale=3, size=(*batch, classes)).astype(np.float32)
+    x[0, 0, :, 0] = -np.inf
+    x[1, 0, 0] = 0  # all are the largest
+    y = local.integers(0, classes, batch)
+    q = local.dirichlet(np.ones(classes), batch).astype(np.float32)
+    q[x == -np.inf] = 0
+    where = local.random(batch) < 0.8
+    costs = local.random((classes, classes)).astype(np.float32)
+
+    def losses(x):
+        s = jaxent.softmax_stats(x, y, where=where)
+        return (
+            jaxent.cross_entropy(x, y),
+            jaxent.smoothed_nll(s, label_smoothing=0.1) + jaxent.z_loss(s),
+            jaxent.soft_cross_entropy(x, q, where=where),
+            jaxent.kl_divergence(x, q),
+            jaxent.expected_cost(x, y, costs),
+        )
+
+    def run():
+        jax.clear_caches()
+        values = jax.jit(losses).lower(x)
+        gradients = jax.jit(jax.jacrev(lambda x: [f.sum() for f in losses(x)]))
+        return values.as_text(), values.compile()(x), gradients(x)
+
+    text, *apart = run()
+    assert f"tensor<{where.size}x{classes}xf32>" not in text
+    monkeypatch.setattr(_classes, "unsplit", lambda x: True)
+    text, *together = run()
+    assert f"tensor<{where.size}x{classes}xf32>" in text
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-7)
+    jax.clear_caches()
 
 
 def test_elementwise_losses_of_many_axes_run_over_one(monkeypatch):
