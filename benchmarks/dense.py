@@ -9,6 +9,7 @@ already: the goal for compilation is measured apart.
 """
 
 import argparse
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -63,14 +64,19 @@ jaxent_integer = mean(jaxent.cross_entropy)
 
 
 def works(shapes=SHAPES, grid=GRID, peers=False) -> Iterator[Work]:
-    """The issue's table, a work at a time."""
+    """A work at a time."""
     for shape in shapes:
         yield integer_labels(shape, peers)
+    yield integer_labels(grid)
+    rows, classes = shapes[1]
+    odd = integer_labels((rows + 1, classes))
+    yield dataclasses.replace(odd, name=f"{odd.name}, odd")
     for shape in shapes:
         yield bfloat16(shape)
     for shape in shapes[2:4]:
         yield all_at_once(shape)
-    yield soft_targets(shapes[2], peers)
+    for shape in shapes[2:4]:
+        yield soft_targets(shape, peers)
     yield sigmoid(grid, peers)
     yield sigmoid_focal(grid)
     for shape in shapes[1:4]:
@@ -83,16 +89,16 @@ def logits(shape, dtype=jnp.float32):
 
 
 def labels(shape):
-    rows, classes = shape
+    *rows, classes = shape
     return jnp.asarray(np.random.default_rng(1).integers(0, classes, rows), jnp.int32)
 
 
 def integer_labels(shape, peers=False):
     x, y = logits(shape), labels(shape)
     wanted = *goals("optax", 1.1, 1.0, hvp=1.2), *goals("torch", 1.0, 0.7)
-    if shape[1] >= 32000:
+    if shape[-1] >= 32000:
         wanted += (Goal("value_and_grad", "exp", 1.3),)
-    if shape[1] >= 1000:
+    if shape[-1] >= 1000:
         wanted += (Goal("value_and_grad", MEMORY, 0.01),)
     return Work(
         f"integer labels {list(shape)}",

@@ -31,7 +31,7 @@ def test_every_work_is_a_scalar_loss_of_its_logits():
             kinds.add(kind)
             one, *others = (float(jax.jit(loss)(*work.arguments)) for loss in work.losses.values())
             assert others == pytest.approx([one] * len(others), rel=1e-5), work.name
-    assert len(names) == 5 + 5 + 2 + 3 + 3
+    assert len(names) == 5 + 2 + 5 + 2 + 2 + 2 + 3
 
 
 def test_goals_are_judged_by_the_ratio_to_what_they_name():
