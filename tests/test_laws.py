@@ -438,6 +438,16 @@ def test_smoothing_is_over_the_classes_that_are_possible():
     assert_close(base()["softmax smoothed"][0][kind], smoothed(logits, labels.astype(np.int32)))
 
 
+@pytest.mark.parametrize("classes", [1, 2, 20, 40])
+def test_the_only_class_that_is_possible_has_no_loss_and_no_gradient(classes):
+    x = np.full((2, classes), -np.inf, np.float32)
+    x[:, -1] = 3, -1e4
+    y = np.full(2, classes - 1)
+    smoothed = of_softmax(LOSSES["smoothed"])
+    losses, transpose = jax.vjp(lambda x: smoothed(x, y), x)
+    assert not losses.any() and not transpose(jnp.ones(2))[0].any()
+
+
 def test_the_smoothed_loss_is_least_at_the_smoothed_targets():
     q = jnp.array([0.9 + 0.1 / 7] + 6 * [0.1 / 7], jnp.float32)
     loss = of_softmax(LOSSES["smoothed"])

@@ -574,6 +574,13 @@ PROGRAMS = {
 }
 
 
+def all_at_once(x, y, where):
+    s = jaxent.softmax_stats(x, y, where=where)
+    losses = jaxent.smoothed_nll(s, label_smoothing=0.1) + 1e-4 * jaxent.z_loss(s)
+    table = jnp.linspace(1, 2, x.shape[-1])
+    return jaxent.weighted_mean(losses, jaxent.class_weights(y, table, where=where))
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_value_and_grad_stores_no_row_of_classes(name):
     step = jax.jit(jax.value_and_grad(PROGRAMS[name]))
@@ -587,14 +594,8 @@ def test_value_and_grad_stores_no_row_of_classes(name):
 
 def test_all_at_once_stores_no_row_of_classes():
     """Here XLA does not find room for the mean logit's parts where the gradient will be."""
-
-    def loss(x, y, where, table):
-        s = jaxent.softmax_stats(x, y, where=where)
-        losses = jaxent.smoothed_nll(s, label_smoothing=0.1) + 1e-4 * jaxent.z_loss(s)
-        return jaxent.weighted_mean(losses, jaxent.class_weights(y, table, where=where))
-
-    table = jax.ShapeDtypeStruct(BIG.shape[1:], jnp.float32)
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(BIG, BIG_LABELS, BIG_MASK, table).compile()
+    step = jax.jit(jax.value_and_grad(all_at_once))
+    compiled = step.lower(BIG, BIG_LABELS, BIG_MASK).compile()
     assert compiled.memory_analysis().temp_size_in_bytes <= 0.01 * BIG.size * 4
 
 
@@ -641,6 +642,18 @@ def test_few_classes_are_folded_into_one(rows):
     program = jax.jit(jaxent.cross_entropy).lower(*few).compile().as_text()
     written = re.findall(rf"= f32\[{rows},20\]\S* fusion\(", program[program.index("ENTRY") :])
     assert len(written) == rows % 2
+
+
+@pytest.mark.parametrize("loss", [all_at_once, PROGRAMS["soft"]], ids=["all at once", "soft"])
+def test_a_gradient_does_not_sum_few_classes_again_for_each(loss):
+    x = jax.ShapeDtypeStruct((4096, 20), jnp.float32)
+    few = x, jax.ShapeDtypeStruct((4096,), jnp.int32), jax.ShapeDtypeStruct((4096,), bool)
+    program = jax.jit(jax.value_and_grad(loss)).lower(*few).compile().as_text()
+    loops = re.findall(r"= f32\[4096,20\]\S* fusion\(.*calls=%?([\w.]+)", program)
+    assert loops
+    for loop in loops:
+        body = program[program.index(f"%{loop} (") :]
+        assert body[: body.index("\n}")].count("\n") < 150
 
 
 @pytest.mark.parametrize("batch", [(2, 3, 5), (2, 8, 3)], ids=str)

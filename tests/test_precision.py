@@ -146,6 +146,46 @@ def test_the_normalizer_of_a_dominant_class(classes):
             np.testing.assert_allclose(got, truth, rtol=np.finfo(np.float32).eps)
 
 
+@pytest.mark.parametrize("ruled_out", [False, True], ids=["all possible", "one ruled out"])
+@pytest.mark.parametrize("classes", [33, 1000, 2053])
+def test_soft_targets_of_many_classes(classes, ruled_out):
+    """Rows of any mass; all digits of confident one-hot rows, whatever a row beside them holds."""
+    rng = np.random.default_rng(classes)
+    one_hot = rng.integers(0, classes, 40)
+    logits = np.round(rng.normal(scale=3, size=(4, 40, classes)) * 16) / 16
+    logits[1] += 10_000
+    logits[2] *= 8
+    logits[3, :20] = 7
+    logits[0, np.arange(40), one_hot] = logits[0].max(-1) + np.arange(40)
+    targets = rng.dirichlet(np.full(classes, 0.1), (4, 40)) * [[[1]], [[2]], [[0.5]], [[1]]]
+    targets[0] = np.eye(classes)[one_hot]
+    targets[3, 20:] = 0
+    logits, targets = logits.astype(np.float32), targets.astype(np.float32)
+    if ruled_out:
+        logits[3, -1, 0] = -np.inf
+    x, q = logits.astype(float), targets.astype(float)
+    largest = x.argmax(-1)[..., None]
+    gap = np.take_along_axis(x, largest, -1) - x
+    others, rest = np.exp(-gap), q.copy()
+    np.put_along_axis(others, largest, 0, -1)
+    np.put_along_axis(rest, largest, 0, -1)
+    others, rest = others.sum(-1, keepdims=True), rest.sum(-1, keepdims=True)
+    loss = np.where(q == 0, 0, q * (np.where(q == 0, 0, gap) + np.log1p(others))).sum(-1)
+    slope = q.sum(-1, keepdims=True) * np.exp(-gap) / (1 + others) - q
+    of_largest = (rest - np.take_along_axis(q, largest, -1) * others) / (1 + others)
+    np.put_along_axis(slope, largest, of_largest, -1)
+
+    value = jax.jit(jaxent.soft_cross_entropy)(logits, targets)
+    np.testing.assert_allclose(value, loss, rtol=2e-6)
+    value, transpose = jax.jit(
+        lambda x: jax.vjp(lambda x: jaxent.soft_cross_entropy(x, targets), x)
+    )(logits)
+    np.testing.assert_allclose(value, loss, rtol=2e-6)
+    (got,) = transpose(jnp.ones_like(value))
+    rounding = 4 * np.finfo(np.float32).eps * targets * (targets < targets.sum(-1)[..., None])
+    assert (np.abs(got - slope) <= 1e-5 * np.abs(slope) + rounding + 1e-37).all()
+
+
 def test_exact_sums_are_exact():
     """The oracle of many classes agrees with that of 60 digits."""
     for logits, labels in oracle.HARD[300], oracle.RANDOM, oracle._rounded_margins(50):
