@@ -161,16 +161,13 @@ def class_sum(
     if _width(xs[0], parts) == xs[0].shape[-1]:
         return jnp.sum(terms(rows, but, *xs), -1)
 
-    def total(rows, but, *xs):
-        def part(start, stop):
-            share = (_cut(x, start, stop) for x in xs)
-            return terms(rows, None if but is None else but - start, *share)
+    def part(start, stop):
+        share = (_cut(x, start, stop) for x in xs)
+        return terms(rows, None if but is None else but - start, *share)
 
-        folded = _fold(jnp.add, part, xs[0], 0, parts)
-        # a select: XLA's sum would take the additions into itself, and leave their terms outside
-        return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
-
-    return _by_blocks(total, tuple(rows), but, *xs)
+    folded = _fold(jnp.add, part, xs[0], 0, parts)
+    # a select: XLA's sum would take the additions into itself, and leave their terms outside
+    return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 
 
 def finite_or(quick: Callable, exact: Callable, x: jax.Array, where: jax.Array | None):
@@ -209,17 +206,14 @@ def row_sum(x: jax.Array) -> jax.Array:
 def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
     """The index of each row's largest class; the first of several."""
     dtype = jnp.float32 if at_most(FEW, x) else jnp.int32  # integers are not vectorised there
-    last = lax.full((), x.shape[-1] - 1, dtype)
+    top, last = jnp.max(x, -1), lax.full((), x.shape[-1] - 1, dtype)
 
-    def place(top, x):  # XLA:CPU's argmax takes ten times this
-        def place_of_top(start, stop):
-            part = _cut(x, start, stop)
-            place = start + lax.broadcasted_iota(dtype, part.shape, x.ndim - 1)
-            return jnp.where(part == top[..., None], place, last)
+    def place_of_top(start, stop):  # XLA:CPU's argmax takes ten times this
+        part = _cut(x, start, stop)
+        place = start + lax.broadcasted_iota(dtype, part.shape, x.ndim - 1)
+        return jnp.where(part == top[..., None], place, last)
 
-        return jnp.min(_fold(jnp.minimum, place_of_top, x, last, _parts(parts, x)), -1)
-
-    found = _by_blocks(place, jnp.max(x, -1), x)
+    found = jnp.min(_fold(jnp.minimum, place_of_top, x, last, _parts(parts, x)), -1)
     return found if dtype == jnp.int32 else once(found).astype(jnp.int32)
 
 
@@ -264,15 +258,7 @@ def _fold(combine, part, x, filler, parts):
     return functools.reduce(combine, folds)
 
 
-def _by_blocks(f, *args):
-    """``f(*args)``, a number a row, with blocks of rows as an axis if there are few classes."""
-    x = args[-1]
-    if x.ndim != 2 or _width(x, 1) > 1 or not unsplit(x):
-        return f(*args)
-    return f(*jax.tree.map(lambda a: a.reshape(-1, BLOCK, *a.shape[1:]), args)).reshape(-1)
-
-
-BLOCK = 16  # rows of few classes: a loop over these is vectorised
+ROWS = 16  # of which few classes are folded: as many threads have shares of one size
 UNROLLED = 10  # classes that are added up one by one
 FEW = 32  # classes that are folded into one
 MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
@@ -291,7 +277,7 @@ def _width(x, parts):
 def _in_blocks(x):
     # XLA:CPU shares rows out to threads. Where the shares differ a test stands in the loop over
     # rows, which is not vectorised then: few classes folded into one take four times as long
-    return x.ndim == 1 or (isinstance(x.shape[-2], int) and x.shape[-2] % BLOCK == 0)
+    return x.ndim == 1 or (isinstance(x.shape[-2], int) and x.shape[-2] % ROWS == 0)
 
 
 def _foldable(x):

@@ -637,7 +637,7 @@ def test_a_value_alone_writes_a_sixteenth_of_the_logits(name):
 
 @pytest.mark.parametrize("rows", [4096, 4097])
 def test_few_classes_are_folded_into_one(rows):
-    """Blocks of rows are, without writing them; in the loop over other rows is a test."""
+    """Where threads may have as many rows each; else there is a test in the loop over them."""
     few = jax.ShapeDtypeStruct((rows, 20), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32)
     program = jax.jit(jaxent.cross_entropy).lower(*few).compile().as_text()
     written = re.findall(rf"= f32\[{rows},20\]\S* fusion\(", program[program.index("ENTRY") :])
