@@ -286,27 +286,37 @@ def tensorflow_calls(loss, x, target):
 
 
 def startup(rounds: int) -> dict[str, float]:
-    """Milliseconds, medians: ``import jaxent`` after jax and chex; trace and compile."""
+    """Milliseconds, medians: ``import jaxent`` after jax and chex; trace and compile.
+
+    Each in a process of its own: Python's collector walks through all that a long run has left.
+    """
     code = (  # a collection of all of JAX' objects, 45 ms, falls into one import or another
         "import gc, time, jax, chex; gc.disable(); t = time.perf_counter(); "
         "import jaxent; print(time.perf_counter() - t)"
     )
 
-    def imported():
-        return 1e3 * float(subprocess.check_output([sys.executable, "-c", code]))
+    def of_process(code):
+        return [float(x) for x in subprocess.check_output([sys.executable, "-c", code]).split()]
+
+    imports = [1e3 * of_process(code)[0] for _ in range(rounds)]
+    compiles = f"from benchmarks import dense; print(*dense.compile_ms({rounds}))"
+    ours, theirs = of_process(compiles)
+    return {"import": statistics.median(imports), "compile": ours, "compile optax": theirs}
+
+
+def compile_ms(rounds: int) -> tuple[float, float]:
+    """Trace and compile of the gradient, jaxent's and Optax', in turn: medians."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    x = jax.ShapeDtypeStruct((256, 1000), jnp.float32)
+    y = jax.ShapeDtypeStruct((256,), jnp.int32)
 
     def compiled(loss):
         jax.clear_caches()  # of traces too
-        x, y = (
-            jax.ShapeDtypeStruct((256, 1000), jnp.float32),
-            jax.ShapeDtypeStruct((256,), jnp.int32),
-        )
         return Program(jax.grad(loss), (x, y)).compile_ms
 
-    imports = [imported() for _ in range(rounds)]
-    compiles = [(compiled(jaxent_integer), compiled(optax_integer)) for _ in range(rounds + 1)][1:]
-    ours, theirs = (statistics.median(times) for times in zip(*compiles, strict=True))
-    return {"import": statistics.median(imports), "compile": ours, "compile optax": theirs}
+    times = [(compiled(jaxent_integer), compiled(optax_integer)) for _ in range(rounds + 1)][1:]
+    ours, theirs = zip(*times, strict=True)
+    return statistics.median(ours), statistics.median(theirs)
 
 
 # --- the sweep ----------------------------------------------------------------------------------
