@@ -19,7 +19,13 @@ from jaxent._classes import (
     once,
     pick,
 )
-from jaxent.stats import largest_class_stats, probabilities, tangent_of, written_sum
+from jaxent.stats import (
+    folded_sum,
+    largest_class_stats,
+    probabilities,
+    tangent_of,
+    written_sum,
+)
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 
@@ -116,18 +122,18 @@ def kl_divergence(
 # ∂/∂q_j = −log p_j, taken as 0 where q_j = 0 on a class that is ruled out (loss and limit are 0).
 
 
-@jax.custom_jvp
-def _soft(logits, targets, where):
-    _, row = largest_class_stats(logits, where)
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _soft(logits, targets, where, sum_of_others=folded_sum):
+    _, row = largest_class_stats(logits, where, sum_of_others)
     return _soft_value(logits, targets, where, row.log_z, row.top)
 
 
 @partial(_soft.defjvp, symbolic_zeros=True)
-def _soft_jvp(primals, tangents):
+def _soft_jvp(_, primals, tangents):
     logits, targets, where = primals
     d_logits, d_targets, _ = tangents
+    losses = _soft(*primals, written_sum)  # not its formula: top's tangent is not in that
     largest, row = largest_class_stats(logits, where, written_sum)
-    losses = _soft_value(logits, targets, where, row.log_z, row.top)
     d_losses = jnp.zeros_like(losses)
     if not isinstance(d_logits, _SymbolicZero):
         d_losses += _soft_tangent(logits, targets, where, largest, row, d_logits)

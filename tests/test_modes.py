@@ -635,6 +635,39 @@ def test_a_value_alone_writes_a_sixteenth_of_the_logits(name):
     assert not re.findall(rf"= {ARRAY}\S* fusion\(", program[program.index("ENTRY") :])
 
 
+VALUES = {
+    "cross_entropy": lambda x, y, q: jaxent.cross_entropy(x, y),
+    "z_loss": lambda x, y, q: jaxent.z_loss(jaxent.softmax_stats(x, y)),
+    "smoothed": lambda x, y, q: jaxent.smoothed_nll(
+        jaxent.softmax_stats(x, y), label_smoothing=0.1
+    ),
+    "soft": lambda x, y, q: jaxent.soft_cross_entropy(x, q),
+    "kl": lambda x, y, q: jaxent.kl_divergence(x, q),
+    "expected cost": lambda x, y, q: jaxent.expected_cost(x, y, q[0] - q[0][:, None]),
+    "sigmoid": lambda x, y, q: jaxent.sigmoid_cross_entropy(x, q, pos_weight=3),
+}
+
+
+@pytest.mark.parametrize("classes", [7, 40])
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_has_its_tangent_inside_another_derivative(name, classes):
+    """A rule that returns a formula in which something counts as constant would lose a part."""
+    local = np.random.default_rng(classes)
+    x, v = local.normal(scale=3, size=(2, 5, classes)).astype(np.float32)
+    y = local.integers(0, classes, 5)
+    q = local.dirichlet(np.ones(classes), 5).astype(np.float32)
+
+    def loss(x):
+        return VALUES[name](x, y, q).sum()
+
+    _, wanted = jax.jvp(loss, (x,), (v,))
+    _, (of_reverse, _) = jax.jvp(jax.value_and_grad(loss), (x,), (v,))
+    _, (of_forward, _) = jax.jvp(lambda x: jax.jvp(loss, (x,), (v,)), (x,), (v,))
+    np.testing.assert_allclose([of_reverse, of_forward], [wanted, wanted], rtol=1e-5)
+    slope = jax.grad(lambda x: jax.jvp(loss, (x,), (v,))[0])(x)
+    np.testing.assert_allclose(slope, jax.grad(loss)(x), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("rows", [4096, 4097])
 def test_few_classes_are_folded_into_one(rows):
     """Where threads may have as many rows each; else there is a test in the loop over them."""
