@@ -74,22 +74,21 @@ def unsplit(x: jax.Array) -> bool:
 
 
 def of_rows(f: Callable) -> Callable:
-    """``f(x, *others)`` of arrays with the same leading axes, all of these made one.
+    """``f(x, *others)`` of arrays with the same leading axes, all of these made one."""
+    return functools.wraps(f)(lambda x, *others: on_one_axis(x.shape[:-1], f, x, *others))
+
+
+def on_one_axis(batch: tuple, f: Callable, *args):
+    """``f(*args)`` of arrays that begin with the axes ``batch``, and scalars, with these made one.
 
     XLA:CPU's loops over many axes, the last of them short, are up to four times slower.
     """
-
-    @functools.wraps(f)
-    def of_one_axis(x, *others):
-        batch = x.shape[:-1]
-        flat = on_cpu() and len(batch) > 1 and all(isinstance(n, int) for n in batch)
-        if not flat or not all(map(unsplit, jax.tree.leaves((x, others)))):
-            return f(x, *others)
-        rows, n = math.prod(batch), len(batch)
-        out = f(*jax.tree.map(lambda a: a.reshape(rows, *a.shape[n:]), (x, *others)))
-        return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), out)
-
-    return of_one_axis
+    flat = on_cpu() and len(batch) > 1 and all(isinstance(n, int) for n in batch)
+    if not flat or not all(map(unsplit, jax.tree.leaves(args))):
+        return f(*args)
+    rows, n = math.prod(batch), len(batch)
+    flattened = jax.tree.map(lambda a: a.reshape(rows, *a.shape[n:]) if a.ndim else a, args)
+    return jax.tree.map(lambda a: a.reshape(*batch, *a.shape[1:]), f(*flattened))
 
 
 def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
@@ -269,12 +268,12 @@ LANES = 16  # what a width is a multiple of
 def _width(x, parts):
     """How many classes are left when a class axis is folded."""
     num_classes = x.shape[-1]
-    if not _foldable(x) or (num_classes <= FEW and not _in_blocks(x)):
+    if not _foldable(x) or (num_classes <= FEW and not _shares_are_equal(x)):
         return num_classes
     return 1 if num_classes <= FEW else LANES * -(-num_classes // (parts * LANES))
 
 
-def _in_blocks(x):
+def _shares_are_equal(x):
     # XLA:CPU shares rows out to threads. Where the shares differ a test stands in the loop over
     # rows, which is not vectorised then: few classes folded into one take four times as long
     return x.ndim == 1 or (isinstance(x.shape[-2], int) and x.shape[-2] % ROWS == 0)

@@ -9,25 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxent._classes import on_cpu, select, unsplit
+from jaxent._classes import on_cpu, on_one_axis, select
 
 
 def elementwise(f: Callable) -> Callable:
-    """``f`` of arrays of one shape, and scalars, as of arrays of one axis.
-
-    XLA:CPU's loops over many axes, the last of them short, are up to four times slower.
-    """
-
-    @functools.wraps(f)
-    def of_one_axis(*args):
-        shape = max((x.shape for x in args), key=len)
-        flat = all(isinstance(n, int) for n in shape) and all(map(unsplit, args))
-        if len(shape) < 2 or not flat or not on_cpu():
-            return f(*args)
-        out = f(*(x.reshape(-1) if x.ndim else x for x in args))
-        return jax.tree.map(lambda x: x.reshape(shape), out)
-
-    return of_one_axis
+    """``f`` of arrays of one shape, and scalars, as of arrays of one axis."""
+    return functools.wraps(f)(
+        lambda *args: on_one_axis(max((x.shape for x in args), key=len), f, *args)
+    )
 
 
 @jax.custom_jvp

@@ -733,7 +733,7 @@ def test_rows_of_many_axes_run_over_one(monkeypatch, batch, classes):
 
 def test_elementwise_losses_of_many_axes_run_over_one(monkeypatch):
     """As on one device, where nothing can be split; these tests have several."""
-    from jaxent import _numerics
+    from jaxent import _classes
 
     x = np.linspace(-9, 9, 2 * 3 * 5, dtype=np.float32).reshape(2, 3, 5)
     y = (x > 1).astype(np.int32)
@@ -750,7 +750,7 @@ def test_elementwise_losses_of_many_axes_run_over_one(monkeypatch):
 
     text, *apart = run()
     assert "tensor<30xf32>" not in text
-    monkeypatch.setattr(_numerics, "unsplit", lambda x: True)
+    monkeypatch.setattr(_classes, "unsplit", lambda x: True)
     text, *together = run()
     assert "tensor<30xf32>" in text
     for one, other in zip(together, apart, strict=True):
