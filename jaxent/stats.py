@@ -363,7 +363,7 @@ def _tangent_of_jvp(primals, tangents):
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _mean_gap(logits, where, top, axis_name, parts=32):
-    """top − mean logit over the classes whose logit is not −inf, and each one's weight in it."""
+    """top − mean logit over the classes whose logit is not −inf, and how many these are."""
     return _mean_gap_value(logits, where, top, axis_name, parts)
 
 
@@ -385,20 +385,24 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
     total = whole(n, axis_name)
     gap = 4 * whole(quarter * (n / total), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), gap)
-    return live(where, once(gap)), live(where, 1 / jnp.maximum(total, 1))
+    return live(where, once(gap)), live(where, total)
 
 
 @_mean_gap.defjvp
 def _mean_gap_jvp(axis_name, _, primals, tangents):
     logits, where, _ = primals
-    gap, weight = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
-    d_gap = _mean_gap_tangent(logits, where, weight, tangents[0], axis_name)
-    return (gap, weight), (d_gap, jnp.zeros_like(weight))
+    gap, n = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
+    return (gap, n), (_mean_gap_tangent(logits, where, n, tangents[0], axis_name), jnp.zeros_like(n))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(4,))
 @partial(jax.jit, static_argnums=(4,))
-def _mean_gap_tangent(logits, where, weight, d_logits, axis_name):
-    possible = live(where, logits != -jnp.inf)
+def _mean_gap_tangent(logits, where, n, d_logits, axis_name):
+    possible = logits != -jnp.inf
+    num_classes = logits.shape[-1] * whole(1, axis_name)
+    if isinstance(num_classes, int) and num_classes <= 2**24:  # more are not counted exactly
+        # says no more, but a loop over a row that rules out none is compiled to read no logits
+        possible |= (n == num_classes)[..., None]
     dx = d_logits.astype(_checks.accumulator(logits))
-    return -weight * whole(jnp.sum(jnp.where(possible, dx, 0), -1), axis_name)
+    d_sum = jnp.sum(jnp.where(live(where, possible), dx, 0), -1)
+    return -whole(d_sum, axis_name) / jnp.maximum(n, 1)
