@@ -112,8 +112,16 @@ def pick(x: jax.Array, indices: jax.Array) -> jax.Array:
 
 
 def select(mask: jax.Array, x: jax.Array | float, y: jax.Array) -> jax.Array:
-    """``jnp.where`` without promotion, which takes ten times as long to trace."""
-    return lax.select(mask, x if isinstance(x, jax.Array) else lax.full_like(y, x), y)
+    """``jnp.where`` without promotion, which takes ten times as long to trace.
+
+    ``x`` is a number, one a row, or one an entry of y.
+    """
+    if not isinstance(x, jax.Array):
+        x = lax.full_like(y, x)
+    elif x.ndim < y.ndim:
+        sharding = jax.typeof(y).sharding
+        x = lax.broadcast_in_dim(x, y.shape, tuple(range(x.ndim)), out_sharding=sharding)
+    return lax.select(mask, x, y)
 
 
 def beside(row: jax.Array, x: jax.Array) -> jax.Array:

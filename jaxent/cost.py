@@ -143,7 +143,7 @@ def _label_costs(labels, costs, where, dtype):
 
 
 def _softmax(logits, where, largest, row):
-    return probabilities(logits, largest, row, where)
+    return probabilities(logits, largest, row, where)[0]
 
 
 def _share(reference, x, m):

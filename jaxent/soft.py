@@ -23,7 +23,6 @@ from jaxent.stats import (
     folded_sum,
     largest_class_stats,
     probabilities,
-    tangent_of,
     written_sum,
 )
 
@@ -176,14 +175,25 @@ def _soft_value(logits, targets, where, log_z, top):
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
 @jax.jit
 def _soft_tangent(logits, targets, where, largest, row, d_logits):
-    p = probabilities(logits, largest, row, where)
+    p, _ = probabilities(logits, largest, row, where)
     rest = once(class_sum(lambda q: q.astype(p.dtype), (), targets, but=largest, parts=MANY))
     rest, of_largest = live(where, rest), live(where, pick(targets, largest)).astype(p.dtype)
     q, q_sum = live(where, targets).astype(p.dtype), (rest + of_largest)[..., None]
     at_largest = (rest * row.label_prob)[..., None] - q * row.other_prob[..., None]
     plain = q_sum * p - q  # differs by rounding alone: its derivative is the slope's
-    slope = tangent_of(plain, jnp.where(is_class(largest, p), at_largest, plain))
+    slope = _tangent_of(plain, jnp.where(is_class(largest, p), at_largest, plain))
     return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))
+
+
+@jax.custom_jvp
+def _tangent_of(p, slope):
+    """``slope``, which differs from p by a constant: its derivative is p's, and no further sum."""
+    return slope
+
+
+@_tangent_of.defjvp
+def _tangent_of_jvp(primals, tangents):
+    return primals[1], tangents[0]
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable)

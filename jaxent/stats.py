@@ -280,24 +280,26 @@ def _label_stats(logits, y, where, axis_name, sum_of_others):
         label_logit = lax.psum(jnp.where((own < 0) & (y >= 0), 0, label_logit), axis_name)
         top = lax.pmax(top, axis_name)
 
-    gap = select(label_logit == top, 0, top - label_logit)
+    gap = select(lax.eq(label_logit, top), 0, lax.sub(top, label_logit))
     top, label_logit = live(where, top), live(where, label_logit)
     reference = reference_of(top)
     others = whole(sum_of_others(reference, logits, own, where), axis_name)
     # by way of jnp.exp, which XLA does not compute again for each class
     of_label = exponential_of(reference, label_logit, plain_exp_of_sum)
     of_top = exponential_of(reference, top)  # as in the sum: their quotient is 1
-    z, excess = others + of_label, others / of_top + (jnp.exp(-gap) - 1)
-    inverse_z = 1 / select(_ill_defined(top, z, 1), jnp.nan, z)
-    log_z = jnp.log1p(select(_ill_defined(top, excess, 0), jnp.nan, excess))
-    numbers = gap + log_z, log_z, of_label * inverse_z, others * inverse_z, inverse_z
+    z, below = lax.add(others, of_label), lax.sub(lax.exp(lax.neg(gap)), dtype.type(1))
+    excess = lax.add(lax.div(others, of_top), below)
+    inverse_z = lax.div(dtype.type(1), select(_ill_defined(top, z, 1), jnp.nan, z))
+    log_z = lax.log1p(select(_ill_defined(top, excess, 0), jnp.nan, excess))
+    p, q = lax.mul(of_label, inverse_z), lax.mul(others, inverse_z)
+    numbers = lax.add(gap, log_z), log_z, p, q, inverse_z
     return LabelStats(*(live(where, number) for number in numbers), top, reference)
 
 
 def _ill_defined(top, total, of_one):
     """All logits −inf, or two +inf; a single infinite one has all of the probability."""
     none, infinite = (lax.eq(top, top.dtype.type(c)) for c in (-jnp.inf, jnp.inf))
-    return none | (infinite & lax.gt(total, total.dtype.type(of_one)))
+    return lax.bitwise_or(none, lax.bitwise_and(infinite, lax.gt(total, total.dtype.type(of_one))))
 
 
 @partial(
@@ -308,9 +310,7 @@ def _ill_defined(top, total, of_one):
 )
 @partial(jax.jit, static_argnums=(5,))
 def _label_stats_tangent(logits, y, where, row, d_logits, axis_name):
-    is_own = is_class(local_indices(y, logits.shape[-1], axis_name), logits)
-    p = probabilities(logits, y, row, where, axis_name)
-    slope = tangent_of(p, jnp.where(is_own, -row.other_prob[..., None], p))
+    p, slope = probabilities(logits, y, row, where, axis_name)
     dx = d_logits.astype(p.dtype)
     d_nll, d_log_z = jnp.sum(slope * dx, -1), jnp.sum(p * dx, -1)
     return live(where, whole(d_nll, axis_name)), live(where, whole(d_log_z, axis_name))
@@ -323,11 +323,15 @@ def probabilities(
     row: LabelStats,
     where: jax.Array | None,
     axis_name: Hashable = None,
-) -> jax.Array:
-    """The softmax of the rows, each entry to full relative precision; 0 in inert rows."""
+) -> tuple[jax.Array, jax.Array]:
+    """The softmax of the rows, and the same less 1 for the label; 0 in inert rows.
+
+    Each entry to full relative precision.
+    """
     is_own = is_class(local_indices(y, logits.shape[-1], axis_name), logits)
-    p = other_exponentials(row.reference, logits, is_own, where) * row.inverse_z[..., None]
-    return jnp.where(is_own, row.label_prob[..., None], p)
+    others = other_exponentials(row.reference, logits, is_own, where)
+    p = lax.mul(others, beside(row.inverse_z, others))
+    return select(is_own, row.label_prob, p), select(is_own, lax.neg(row.other_prob), p)
 
 
 @probabilities.defjvp
@@ -336,22 +340,12 @@ def _probabilities_jvp(axis_name, primals, tangents):
     # probability, 1 − p_a must not come from a difference: its dx may be subtracted from every dx,
     # and leaves p_a Σ_{k≠a} p_k (dx_a − dx_k) for its own entry. round(p) is 1 there and else 0.
     where = primals[3]
-    p = probabilities(*primals, axis_name)
+    p, slope = probabilities(*primals, axis_name)
     dx = live(where, tangents[0].astype(p.dtype))
     has_most = lax.round(p, lax.RoundingMethod.TO_NEAREST_EVEN)
     dx -= whole(row_sum(has_most * dx), axis_name)[..., None]
-    return p, p * (dx - whole(row_sum(p * dx), axis_name)[..., None])
-
-
-@jax.custom_jvp
-def tangent_of(p, slope):
-    """``slope``, which differs from p by a constant: its derivative is p's, and no further sum."""
-    return slope
-
-
-@tangent_of.defjvp
-def _tangent_of_jvp(primals, tangents):
-    return primals[1], tangents[0]
+    dp = p * (dx - whole(row_sum(p * dx), axis_name)[..., None])
+    return (p, slope), (dp, dp)
 
 
 # --- the mean logit -----------------------------------------------------------------------------
