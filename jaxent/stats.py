@@ -379,7 +379,7 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
     total = whole(n, axis_name)
     gap = 4 * whole(quarter * (n / total), axis_name)
     gap = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), gap)
-    return live(where, once(gap)), live(where, total)
+    return live(where, once(gap)), live(where, once(total))
 
 
 @_mean_gap.defjvp
