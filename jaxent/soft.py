@@ -178,10 +178,11 @@ def _soft_tangent(logits, targets, where, largest, row, d_logits):
     p, _ = probabilities(logits, largest, row, where)
     rest = once(class_sum(lambda q: q.astype(p.dtype), (), targets, but=largest, parts=MANY))
     rest, of_largest = live(where, rest), live(where, pick(targets, largest)).astype(p.dtype)
-    q, q_sum = live(where, targets).astype(p.dtype), (rest + of_largest)[..., None]
+    q = live(where, targets).astype(p.dtype)
     at_largest = (rest * row.label_prob)[..., None] - q * row.other_prob[..., None]
-    plain = q_sum * p - q  # differs by rounding alone: its derivative is the slope's
-    slope = _tangent_of(plain, jnp.where(is_class(largest, p), at_largest, plain))
+    slope = jnp.where(is_class(largest, p), at_largest, (rest + of_largest)[..., None] * p - q)
+    plain = jnp.sum(q, -1, keepdims=True) * p - q  # differs by rounding alone, and a derivative
+    slope = _tangent_of(plain, slope)  # has no need of a sum without the largest class
     return live(where, jnp.sum(slope * d_logits.astype(p.dtype), -1))
 
 
