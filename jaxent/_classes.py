@@ -129,9 +129,13 @@ def beside(row: jax.Array, x: jax.Array) -> jax.Array:
     return row.reshape(row.shape + (1,) * (x.ndim - row.ndim))
 
 
-def once(row: jax.Array) -> jax.Array:
-    """The same; XLA:CPU computes a row's number again for each class, unless a division ends it."""
-    return lax.div(row, lax.stop_gradient(jnp.clip(row, 1, 1))) if on_cpu() else row
+def once(row: jax.Array, other: jax.Array | None = None) -> jax.Array:
+    """The same; XLA:CPU computes a row's number again for each class, unless a division ends it.
+
+    By 1, which XLA does not see; if ``row`` is a tangent, of an ``other`` number that is none.
+    """
+    other = row if other is None else other
+    return lax.div(row, lax.stop_gradient(jnp.clip(other, 1, 1))) if on_cpu() else row
 
 
 def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
@@ -202,12 +206,11 @@ def _any_of_all_mapped(axis_size, in_batched, flags):
     return any_of_all(flags), False
 
 
-def row_sum(x: jax.Array) -> jax.Array:
-    """Σ_j x_j, ``[...]``, of an array that is read again; very few are added up one by one."""
-    if not (_foldable(x) and at_most(UNROLLED, x)):
-        return jnp.sum(x, -1)
-    classes = range(x.shape[-1])
-    return functools.reduce(jnp.add, [lax.index_in_dim(x, j, -1, keepdims=False) for j in classes])
+def row_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array, other=None) -> jax.Array:
+    """Σ_j f(rows, xs_j), ``[...]``, of arrays that are written anyhow: folded where that is all."""
+    if at_most(FEW, xs[0]):
+        return once(class_sum(f, rows, *xs), other)
+    return jnp.sum(f(*(beside(row, xs[0]) for row in rows), *xs), -1)
 
 
 def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
@@ -266,7 +269,6 @@ def _fold(combine, part, x, filler, parts):
 
 
 ROWS = 16  # of which few classes are folded: as many threads have shares of one size
-UNROLLED = 10  # classes that are added up one by one
 FEW = 32  # classes that are folded into one
 MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
 CUTS = 224  # in one loop: 250 take up to ten times as long

@@ -339,12 +339,22 @@ def _probabilities_jvp(axis_name, primals, tangents):
     # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has most of the
     # probability, 1 − p_a must not come from a difference: its dx may be subtracted from every dx,
     # and leaves p_a Σ_{k≠a} p_k (dx_a − dx_k) for its own entry. round(p) is 1 there and else 0.
-    where = primals[3]
+    _, _, row, where = primals
     p, slope = probabilities(*primals, axis_name)
     dx = live(where, tangents[0].astype(p.dtype))
-    has_most = lax.round(p, lax.RoundingMethod.TO_NEAREST_EVEN)
-    dx -= whole(row_sum(has_most * dx), axis_name)[..., None]
-    dp = p * (dx - whole(row_sum(p * dx), axis_name)[..., None])
+
+    def of_largest(p, dx):
+        return lax.round(p, lax.RoundingMethod.TO_NEAREST_EVEN) * dx
+
+    def above(base, p, dx):
+        return p * (dx - base)
+
+    def total(f, *rows):
+        return whole(row_sum(f, rows, p, dx, other=row.inverse_z), axis_name)
+
+    base = total(of_largest)
+    mean = total(above, base)
+    dp = above(beside(mean, p), p, dx - beside(base, p))
     return (p, slope), (dp, dp)
 
 

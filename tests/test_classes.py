@@ -43,11 +43,18 @@ def test_a_nan_anywhere_is_in_the_sum(arrays):
         np.testing.assert_array_equal(np.isnan(got), but != j)
 
 
-def test_row_sum(arrays):
-    _, x, _, _ = arrays
-    got, weights = jax.value_and_grad(lambda x: _classes.row_sum(x)[1])(x)
-    np.testing.assert_allclose(got, x[1].astype(float).sum(), rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(weights, [[0], [1], [0], [0], [0]] * np.ones_like(x))
+@pytest.mark.parametrize("times", [1, 16])  # of as many rows few classes are folded
+def test_row_sum(arrays, times):
+    row, x, z = (np.concatenate([a] * times) for a in arrays[:3])
+
+    def total(x):
+        sums = _classes.row_sum(square_of_difference, (row,), x, z)
+        return jnp.vdot(sums, row), sums
+
+    difference = x.astype(float) - row[:, None]
+    slope, got = jax.grad(total, has_aux=True)(x)
+    np.testing.assert_allclose(got, (difference**2 + z).sum(-1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(slope, 2 * difference * row[:, None], rtol=1e-6, atol=1e-6)
 
 
 def test_largest_class_is_the_first_of_several(arrays):
