@@ -226,7 +226,7 @@ class LabelStats(NamedTuple):
     reference: jax.Array
 
 
-STORED = 1024  # exponentials of a row, at most, stored as float32 for a 16-bit gradient
+STORED = 1024  # classes, at most, of which more than 1 % is stored beside a gradient
 
 
 def folded_sum(reference, logits, own, where):
@@ -253,7 +253,8 @@ def label_stats(logits, y, where, axis_name=None, sum_of_others=folded_sum) -> L
 
 def largest_class_stats(logits, where, sum_of_others=folded_sum):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    largest = largest_class(logits, MANY)
+    little = sum_of_others is folded_sum or at_most(STORED, logits)  # that 32 parts leave
+    largest = largest_class(logits, 32 if little else MANY)
     return largest, label_stats(logits, largest, where, None, sum_of_others)
 
 
@@ -396,7 +397,10 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
 def _mean_gap_jvp(axis_name, _, primals, tangents):
     logits, where, _ = primals
     gap, n = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
-    return (gap, n), (_mean_gap_tangent(logits, where, n, tangents[0], axis_name), jnp.zeros_like(n))
+    return (gap, n), (
+        _mean_gap_tangent(logits, where, n, tangents[0], axis_name),
+        jnp.zeros_like(n),
+    )
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(4,))
