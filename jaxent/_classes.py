@@ -177,6 +177,8 @@ def class_sum(
         return terms(rows, None if but is None else but - start, *share)
 
     folded = _fold(jnp.add, part, xs[0], 0, parts)
+    if folded.shape[-1] == 1:
+        return lax.squeeze(folded, (folded.ndim - 1,))
     # a select: XLA's sum would take the additions into itself, and leave their terms outside
     return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 

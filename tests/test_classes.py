@@ -57,6 +57,17 @@ def test_row_sum(arrays, times):
     np.testing.assert_allclose(slope, 2 * difference * row[:, None], rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("times", [1, 16])
+def test_row_sum_of_a_tangent_is_transposed(arrays, times):
+    row, x, z = (np.concatenate([a] * times) for a in arrays[:3])
+
+    def linear(dx):
+        return _classes.row_sum(lambda row, z, dx: row * z * dx, (row,), z, dx, other=row)
+
+    (got,) = jax.linear_transpose(linear, x)(row)
+    np.testing.assert_allclose(got, row[:, None] ** 2 * z, rtol=1e-6)
+
+
 def test_largest_class_is_the_first_of_several(arrays):
     _, x, _, _ = arrays
     tied = np.round(x)
