@@ -150,6 +150,14 @@ def live(where: jax.Array | None, x: jax.Array) -> jax.Array:
 # logits or less, is summed by XLA. Few classes are folded into one, and nothing is written.
 # Elsewhere than on a CPU, and where devices may share the classes, XLA's sum is best.
 
+ROWS = 16  # of which few classes are folded: as many threads have shares of one size
+FEW = 32  # classes that are folded into one
+SOME = 32  # parts: 3 % of the logits is left
+MANY = 128  # parts: less than 1 % is left, and they take longer to compile
+STORED = 1024  # classes, at most, of which more than 1 % is stored beside a gradient
+CUTS = 224  # in one loop: 250 take up to ten times as long
+LANES = 16  # what a width is a multiple of
+
 
 def class_sum(
     f: Callable,
@@ -215,7 +223,8 @@ def row_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array, other=None) 
     return jnp.sum(f(*(beside(row, xs[0]) for row in rows), *xs), -1)
 
 
-def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
+@partial(jax.jit, static_argnames="parts")
+def largest_class(x: jax.Array, parts: int = SOME) -> jax.Array:
     """The index of each row's largest class; the first of several."""
     dtype = jnp.float32 if at_most(FEW, x) else jnp.int32  # integers are not vectorised there
     top, last = jnp.max(x, -1), lax.full((), x.shape[-1] - 1, dtype)
@@ -227,6 +236,11 @@ def largest_class(x: jax.Array, parts: int = 32) -> jax.Array:
 
     found = jnp.min(_fold(jnp.minimum, place_of_top, x, last, _parts(parts, x)), -1)
     return found if dtype == jnp.int32 else once(found).astype(jnp.int32)
+
+
+def parts_with_gradient(x: jax.Array) -> int:
+    """Of a fold in a gradient's program, which leaves less than 1 % of many classes."""
+    return SOME if at_most(STORED, x) else MANY
 
 
 def _parts(most, *xs):
@@ -268,13 +282,6 @@ def _fold(combine, part, x, filler, parts):
         lane = lax.broadcasted_iota(jnp.int32, last.shape, x.ndim - 1)
         folds.append(jnp.where(lane < again, filler, last))
     return functools.reduce(combine, folds)
-
-
-ROWS = 16  # of which few classes are folded: as many threads have shares of one size
-FEW = 32  # classes that are folded into one
-MANY = 128  # parts, of terms that compile fast: less than 1 % of the logits is left
-CUTS = 224  # in one loop: 250 take up to ten times as long
-LANES = 16  # what a width is a multiple of
 
 
 def _width(x, parts):

@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
-    MANY,
+    SOME,
+    STORED,
     at_most,
     beside,
     class_indices,
@@ -29,6 +30,7 @@ from jaxent._classes import (
     local_indices,
     of_rows,
     once,
+    parts_with_gradient,
     pick,
     row_sum,
     select,
@@ -226,9 +228,6 @@ class LabelStats(NamedTuple):
     reference: jax.Array
 
 
-STORED = 1024  # classes, at most, of which more than 1 % is stored beside a gradient
-
-
 def folded_sum(reference, logits, own, where):
     """Σ of the other classes' exponentials for a value alone, without writing them."""
     return class_sum(exponential_of, (reference,), logits, but=own)
@@ -253,8 +252,8 @@ def label_stats(logits, y, where, axis_name=None, sum_of_others=folded_sum) -> L
 
 def largest_class_stats(logits, where, sum_of_others=folded_sum):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    little = sum_of_others is folded_sum or at_most(STORED, logits)  # that 32 parts leave
-    largest = largest_class(logits, 32 if little else MANY)
+    parts = SOME if sum_of_others is folded_sum else parts_with_gradient(logits)
+    largest = largest_class(logits, parts)
     return largest, label_stats(logits, largest, where, None, sum_of_others)
 
 
@@ -367,7 +366,7 @@ def _probabilities_jvp(axis_name, primals, tangents):
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _mean_gap(logits, where, top, axis_name, parts=32):
+def _mean_gap(logits, where, top, axis_name, parts=SOME):
     """top − mean logit over the classes whose logit is not −inf, and how many these are."""
     return _mean_gap_value(logits, where, top, axis_name, parts)
 
@@ -379,8 +378,8 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
         return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * weight)
 
     def possible():
-        n = class_sum(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits, parts=MANY)
-        return n, class_sum(quarter_gap, (top / 4, 1 / n), logits, parts=MANY)
+        n = class_sum(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits, parts=parts)
+        return n, class_sum(quarter_gap, (top / 4, 1 / n), logits, parts=parts)
 
     def all_possible():
         gap = class_sum(jnp.subtract, (top,), logits, parts=parts)
@@ -396,11 +395,9 @@ def _mean_gap_value(logits, where, top, axis_name, parts):
 @_mean_gap.defjvp
 def _mean_gap_jvp(axis_name, _, primals, tangents):
     logits, where, _ = primals
-    gap, n = _mean_gap(*primals, axis_name, MANY)  # little memory beside the gradient
-    return (gap, n), (
-        _mean_gap_tangent(logits, where, n, tangents[0], axis_name),
-        jnp.zeros_like(n),
-    )
+    gap, n = _mean_gap(*primals, axis_name, parts_with_gradient(logits))
+    d_gap = _mean_gap_tangent(logits, where, n, tangents[0], axis_name)
+    return (gap, n), (d_gap, jnp.zeros_like(n))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(4,))
