@@ -404,7 +404,7 @@ def _mean_gap_jvp(axis_name, _, primals, tangents):
 @partial(jax.jit, static_argnums=(4,))
 def _mean_gap_tangent(logits, where, n, d_logits, axis_name):
     possible = logits != -jnp.inf
-    num_classes = logits.shape[-1] * whole(1, axis_name)
+    num_classes = logits.shape[-1] * _checks.class_shards("logits", logits, axis_name)
     if isinstance(num_classes, int) and num_classes <= 2**24:  # more are not counted exactly
         # says no more, but a loop over a row that rules out none is compiled to read no logits
         possible |= (n == num_classes)[..., None]
