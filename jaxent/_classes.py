@@ -217,7 +217,10 @@ def _any_of_all_mapped(axis_size, in_batched, flags):
 
 
 def row_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array, other=None) -> jax.Array:
-    """Σ_j f(rows, xs_j), ``[...]``, of arrays that are written anyhow: folded where that is all."""
+    """Σ_j f(rows, xs_j), ``[...]``, of arrays that are written anyhow: folded where that is all.
+
+    ``other`` as for :func:`once`.
+    """
     if at_most(FEW, xs[0]):
         return once(class_sum(f, rows, *xs), other)
     return jnp.sum(f(*(beside(row, xs[0]) for row in rows), *xs), -1)
