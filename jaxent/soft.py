@@ -10,7 +10,6 @@ from jaxent import _checks
 from jaxent._classes import (
     FEW,
     MANY,
-    SOME,
     at_most,
     class_sum,
     finite_or,
@@ -18,12 +17,12 @@ from jaxent._classes import (
     live,
     of_rows,
     once,
-    parts_with_gradient,
     pick,
 )
 from jaxent.stats import (
     folded_sum,
     largest_class_stats,
+    parts_with,
     probabilities,
     written_sum,
 )
@@ -126,7 +125,7 @@ def kl_divergence(
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _soft(logits, targets, where, sum_of_others=folded_sum):
     _, row = largest_class_stats(logits, where, sum_of_others)
-    parts = SOME if sum_of_others is folded_sum else parts_with_gradient(logits)
+    parts = parts_with(sum_of_others, logits)
     return _soft_value(logits, targets, where, row.log_z, row.top, parts)
 
 

@@ -250,10 +250,14 @@ def label_stats(logits, y, where, axis_name=None, sum_of_others=folded_sum) -> L
     return _label_stats(logits, y, where, axis_name, sum_of_others)
 
 
+def parts_with(sum_of_others, logits) -> int:
+    """Of a fold in the same program as that sum."""
+    return SOME if sum_of_others is folded_sum else parts_with_gradient(logits)
+
+
 def largest_class_stats(logits, where, sum_of_others=folded_sum):
     """The index of each row's largest class, and ``label_stats`` with it as the label."""
-    parts = SOME if sum_of_others is folded_sum else parts_with_gradient(logits)
-    largest = largest_class(logits, parts)
+    largest = largest_class(logits, parts_with(sum_of_others, logits))
     return largest, label_stats(logits, largest, where, None, sum_of_others)
 
 
