@@ -191,18 +191,40 @@ def class_sum(
     return jnp.sum(jnp.where(jnp.isnan(folded), jnp.nan, folded), -1)
 
 
+def looped_sum(f: Callable, rows: Sequence[jax.Array], *xs: jax.Array) -> jax.Array:
+    """:func:`class_sum` with its parts in a loop: one term to compile, and up to twice as slow.
+
+    Not to be differentiated in reverse: the loop would keep its parts.
+    """
+    if any(map(_is_short, xs)):  # XLA would cast them all before the loop
+        return class_sum(f, rows, *xs)
+    num_classes, width = xs[0].shape[-1], _width(xs[0], MANY)
+
+    def part(start):
+        share = (lax.dynamic_slice_in_dim(x, start, width, -1) for x in xs)
+        return f(*(beside(row, xs[0]) for row in rows), *share)
+
+    def add(i, total):
+        start = jnp.minimum(i * width, num_classes - width)  # the last begins in the one before
+        lane = lax.broadcasted_iota(jnp.int32, total.shape, total.ndim - 1)
+        return total + jnp.where(start + lane < i * width, 0, part(start))
+
+    return jnp.sum(lax.fori_loop(1, -(-num_classes // width), add, part(0)), -1)
+
+
 def finite_or(quick: Callable, exact: Callable, x: jax.Array, where: jax.Array | None):
-    """``quick()``, sums over the classes of x, if finite in every live row; else ``exact()``.
+    """``quick()``, sums over the classes of x, if finite in every live row; else ``exact(sum)``.
 
     Arithmetic alone makes NaN or infinity of a −inf that counts for nothing. What takes it out is
-    slower, or a second sum: all is summed again only where that is needed. Where classes are folded
-    into one there is nothing to gain.
+    slower, or a second sum: all is summed again only where that is needed. Where classes are few
+    there is nothing to gain. ``sum`` is what to sum with.
     """
-    if not (_foldable(x) and x.dtype == jnp.float32) or _width(x, 1) == 1:
-        return exact()
+    if not (_foldable(x) and x.dtype == jnp.float32) or at_most(FEW, x):
+        return exact(partial(class_sum, parts=MANY))
     sums = quick()
     infinite = functools.reduce(jnp.logical_or, [~jnp.isfinite(s) for s in jax.tree.leaves(sums)])
-    return lax.cond(any_of_all(live(where, infinite)), exact, lambda: sums)
+    sum_again = partial(class_sum, parts=SOME) if at_most(STORED, x) else looped_sum
+    return lax.cond(any_of_all(live(where, infinite)), lambda: exact(sum_again), lambda: sums)
 
 
 @jax.custom_batching.custom_vmap

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import numpy as np
 from jax import lax
 
 from jaxent._classes import on_cpu, on_one_axis, select
+
+_SymbolicZero = jax.custom_derivatives.SymbolicZero
 
 
 def elementwise(f: Callable) -> Callable:
@@ -84,6 +87,15 @@ def times(weight: jax.Array, value: jax.Array) -> jax.Array:
     return weight * jnp.where((weight == 0) & ~jnp.isfinite(value), 0, value)
 
 
+def along(*terms: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Σ slope · tangent, for a rule with ``symbolic_zeros``: of a tangent that is none, nothing.
+
+    Where a loss is infinite a slope may be, too, and its product with a zero is NaN.
+    """
+    moving = [slope * d for slope, d in terms if not isinstance(d, _SymbolicZero)]
+    return functools.reduce(lax.add, moving, jnp.zeros_like(terms[0][0]))
+
+
 # a log(1 + e^x) + b log(1 + e^(−x)), with 0 · inf = 0. Of arithmetic alone: XLA:CPU's sums take
 # that in, with an exponential and a logarithm of their own that are three times as fast. So in
 # log(1 + e^x) = max(x, 0) + tail the maximum is cut to |a| · max², 0 where a is, and else infinite.
@@ -103,13 +115,13 @@ def weighted_log1p_exp(x: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return a * (cut(x, a) + tail) + b * (cut(-x, b) + tail)
 
 
-@weighted_log1p_exp.defjvp
+@partial(weighted_log1p_exp.defjvp, symbolic_zeros=True)
 def _weighted_log1p_exp_jvp(primals, tangents):
     (x, a, b), (dx, da, db) = primals, tangents
     (up, down), (p, q) = log1p_exp_pair(x), sigmoid_pair(x)
     up = jnp.where((a == 0) & ~jnp.isfinite(up), 0, up)
     down = jnp.where((b == 0) & ~jnp.isfinite(down), 0, down)
-    return weighted_log1p_exp(x, a, b), (a * p - b * q) * dx + up * da + down * db
+    return weighted_log1p_exp(x, a, b), along((a * p - b * q, dx), (up, da), (down, db))
 
 
 @jax.custom_jvp

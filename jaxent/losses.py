@@ -4,6 +4,7 @@ They may not know of weights, masks, axes or reductions. Terms add: ``nll(s) + 1
 """
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
-from jaxent._numerics import elementwise, one_minus_exp, polynomial, times
+from jaxent._numerics import along, elementwise, one_minus_exp, polynomial, times
 from jaxent.stats import LogitStats, softmax_nll
 
 
@@ -165,7 +166,7 @@ def focal(s: LogitStats, *, gamma: ArrayLike) -> Float[Array, "*batch"]:
 
 # With u = −log p_y and q = 1 − e^(−u): f = u q^γ and, as dq/du = e^(−u),
 #     ∂f/∂u = q^γ (1 + γ r),   r = u e^(−u) / q = u / (e^u − 1) → 1 as u → 0
-#     ∂f/∂γ = f log q
+#     ∂f/∂γ = u q^γ log q
 # Plain autodiff divides by q and meets 0 · inf at p_y = 1 where γ < 1; r is smooth.
 
 
@@ -177,9 +178,24 @@ def _focal(u, gamma):
 @_focal.defjvp
 def _focal_jvp(primals, tangents):
     (u, gamma), (du, dgamma) = primals, tangents
-    loss = _focal(u, gamma)
     slope = _other_prob_power(u, gamma) * (1 + gamma * _bernoulli(u))
-    return loss, slope * du + times(_log_other_prob(u), loss) * dgamma
+    return _focal(u, gamma), slope * du + _focal_by_gamma(u, gamma) * dgamma
+
+
+@jax.custom_jvp
+def _focal_by_gamma(u, gamma):
+    """u q^γ log q."""
+    return times(_other_prob_power(u, gamma) * _log_other_prob(u), u)
+
+
+@_focal_by_gamma.defjvp
+def _focal_by_gamma_jvp(primals, tangents):
+    # As u d(log q)/du = r: a normal number where u q^γ is none. log q is taken as 0 at u = 0.
+    (u, gamma), (du, dgamma) = primals, tangents
+    power, r, log = _other_prob_power(u, gamma), _bernoulli(u), _log_other_prob(u)
+    slope = power * (jnp.where(u == 0, 0, log) * (1 + gamma * r) + r)
+    by_gamma = times(power * jnp.square(log), u)
+    return _focal_by_gamma(u, gamma), slope * du + by_gamma * dgamma
 
 
 @jax.custom_jvp
@@ -217,7 +233,7 @@ def _bernoulli_jvp(primals, tangents):
     (u,), (du,) = primals, tangents
     r = _bernoulli(u)
     series = polynomial(_BERNOULLI_SLOPE, jnp.minimum(u, 0.5))
-    large = jnp.clip(u, 0.5, 1e3)
+    large = jnp.where(u < 0.5, 0.5, jnp.minimum(u, 1e3))  # no kink at 0.5
     slope = jnp.where(u < 0.5, series, _bernoulli(large) * (1 - _bernoulli(large) - large) / large)
     return r, slope * du
 
@@ -327,14 +343,15 @@ def _generalized(u, q):
     return jnp.where(t < 1, u * ratio, one_minus_exp(t) / jnp.where(q == 0, 1, q))
 
 
-@_generalized.defjvp
+@partial(_generalized.defjvp, symbolic_zeros=True)
 def _generalized_jvp(primals, tangents):
     (u, q), (du, dq) = primals, tangents
     t = times(q, u)
     small = t < 0.5
     coefficients = [(k + 1) / math.factorial(k + 2) for k in range(13, -1, -1)]
     u_small = jnp.where(small, u, 0)
-    series = jnp.square(u_small) * polynomial(coefficients, -q * u_small)
+    series = jnp.square(u_small) * polynomial(coefficients, times(-q, u_small))
     large = jnp.where(small, 1, jnp.minimum(t, 1e3))
     closed = (1 - (1 + large) * jnp.exp(-large)) / jnp.square(jnp.where(small, 1, q))
-    return _generalized(u, q), jnp.exp(-t) * du - jnp.where(small, series, closed) * dq
+    by_q = -jnp.where(small, series, closed)
+    return _generalized(u, q), along((jnp.exp(-t), du), (by_q, dq))

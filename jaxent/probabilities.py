@@ -114,7 +114,8 @@ def prob_class_stats(
     """The statistics of probabilities with each class in turn as the label.
 
     Args:
-      probs: non-negative, float ``[..., num_classes]``; a row is divided by its sum.
+      probs: non-negative, float ``[..., num_classes]``; a row is divided by its sum, and one with
+        a negative number is NaN.
       needed: bool ``[..., num_classes]``; a False class is 0 and has no gradient. (That of a
         probability of 0 is infinite, and no later factor of 0 takes it back.)
       where: bool ``[...]``; a False example is 0 in every class, whatever it holds.
@@ -130,9 +131,7 @@ def prob_class_stats(
       >>> print(prob_class_stats(jnp.array([0.5, 0.25, 0.25])).nll)
       [0.6931 1.3863 1.3863]
     """
-    p = _checks.rows("probs", probs)
-    where = _checks.where(where, p.shape[:-1], "probs without the class axis")
-    p = _live_or_one(where, p.astype(_checks.accumulator(p)))
+    p, where = _probs(probs, where)
     possible = live(where, p != 0)
     mask = _checks.where(needed, p.shape, "probs")
     mask = live(where, jnp.ones_like(p, bool) if mask is None else mask)
@@ -146,7 +145,8 @@ def prob_stats(
     r"""The statistics of probabilities and integer labels: nll is :math:`-\log (p_y / \sum_j p_j)`.
 
     Args:
-      probs: non-negative, float ``[..., num_classes]``; a row is divided by its sum.
+      probs: non-negative, float ``[..., num_classes]``; a row is divided by its sum, and one with
+        a negative number is NaN.
       labels: class indices in ``[0, num_classes)``, any integer dtype, ``[...]``; one out of range
         makes its row NaN, value and gradient alike.
       where: bool ``[...]``; a False example is inert.
@@ -163,9 +163,7 @@ def prob_stats(
       >>> print(nll(prob_stats(p, jnp.array([0, 1]))))
       [1.3863    inf]
     """
-    p = _checks.rows("probs", probs)
-    where = _checks.where(where, p.shape[:-1], "probs without the class axis")
-    p = _live_or_one(where, p.astype(_checks.accumulator(p)))
+    p, where = _probs(probs, where)
     p, label = _label_mask(p, labels, where)
     nll = jnp.sum(jnp.where(label, _prob_nll(p, label), 0), -1)
     possible = live(where, p != 0)
@@ -185,7 +183,8 @@ def prob_cross_entropy(
     r"""Cross-entropy of probabilities and targets: :math:`-\sum_j q_j \log (p_j / \sum_k p_k)`.
 
     Args:
-      probs: non-negative, float ``[..., num_classes]``; a row is divided by its sum.
+      probs: non-negative, float ``[..., num_classes]``; a row is divided by its sum, and one with
+        a negative number is NaN.
       targets: non-negative, exactly the shape of ``probs``. 0 · log 0 is 0.
       where: bool ``[...]``; a False example has loss 0 and no gradient, whatever it holds.
 
@@ -243,9 +242,16 @@ def _largest_prob(p):
     return is_largest, rest, jnp.sum(p, -1, keepdims=True)
 
 
-def _live_or_one(where, x):
-    """x, exactly 1 where an example is inert: any logarithm may read it."""
-    return x if where is None else jnp.where(where[..., None], x, jnp.ones_like(x))
+def _probs(value, where):
+    """Probabilities, 1 where an example is inert (any logarithm may read it), and the mask.
+
+    A negative one makes its row NaN, value and gradient alike.
+    """
+    p = _checks.rows("probs", value)
+    where = _checks.where(where, p.shape[:-1], "probs without the class axis")
+    p = p.astype(_checks.accumulator(p))
+    p = p if where is None else jnp.where(where[..., None], p, 1)
+    return p * jnp.where(p < 0, jnp.nan, 1).astype(p.dtype), where
 
 
 def _label_mask(x, labels, where):
@@ -467,11 +473,12 @@ def sigmoid_focal(
       [0.1733 1.2125]
     """
     x, z, where = _pair("logits", logits, "targets", targets, where)
-    up, down = log1p_exp_pair(x)
-    p, not_p = sigmoid_pair(x)
-    soft = _power(not_p * z + p * (1 - z), gamma) * (times(z, down) + times(1 - z, up))
+    is_hard, (up, down) = (z == 0) | (z == 1), log1p_exp_pair(x)
     hard = focal(LogitStats(jnp.where(z == 1, down, up), up, x), gamma=gamma)
-    return live(where, jnp.where((z == 0) | (z == 1), hard, soft))
+    x = jnp.where(is_hard, 0, x)  # or 0 · inf would be in its gradient
+    (up, down), (p, not_p) = log1p_exp_pair(x), sigmoid_pair(x)
+    soft = _power(not_p * z + p * (1 - z), gamma) * (times(z, down) + times(1 - z, up))
+    return live(where, jnp.where(is_hard, hard, soft))
 
 
 def binary_prob_focal(

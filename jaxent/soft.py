@@ -8,9 +8,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxent import _checks
 from jaxent._classes import (
-    FEW,
     MANY,
-    at_most,
     class_sum,
     finite_or,
     is_class,
@@ -22,7 +20,6 @@ from jaxent._classes import (
 from jaxent.stats import (
     folded_sum,
     largest_class_stats,
-    parts_with,
     probabilities,
     written_sum,
 )
@@ -125,8 +122,7 @@ def kl_divergence(
 @partial(jax.custom_jvp, nondiff_argnums=(3,))
 def _soft(logits, targets, where, sum_of_others=folded_sum):
     _, row = largest_class_stats(logits, where, sum_of_others)
-    parts = parts_with(sum_of_others, logits)
-    return _soft_value(logits, targets, where, row.log_z, row.top, parts)
+    return _soft_value(logits, targets, where, row.log_z, row.top)
 
 
 @partial(_soft.defjvp, symbolic_zeros=True)
@@ -146,7 +142,8 @@ def _soft_jvp(_, primals, tangents):
 def _half_gap(x, top):
     """(top − x_j) / 2, in halves: top − x_j may overflow where q_j (top − x_j) does not."""
     top = top[..., None]
-    return jnp.where(x == top, 0, top / 2 - x / 2)
+    # elsewhere 0 too at the largest class, but with the tangent of x_j
+    return jnp.where((x == top) & jnp.isinf(x), 0, top / 2 - x / 2)
 
 
 def _rows(logits, targets, where):
@@ -155,8 +152,8 @@ def _rows(logits, targets, where):
     return x, live(where, targets).astype(x.dtype)
 
 
-@partial(jax.jit, static_argnums=5)
-def _soft_value(logits, targets, where, log_z, top, parts):
+@jax.jit
+def _soft_value(logits, targets, where, log_z, top):
     def share(top, log_z, x, q):  # −q_j log p_j
         return q.astype(log_z.dtype) * ((top - x) + log_z)
 
@@ -168,10 +165,10 @@ def _soft_value(logits, targets, where, log_z, top, parts):
     def quick():
         return class_sum(share, (top, log_z), logits, targets, parts=MANY)
 
-    def exact():  # hardly ever: a third of the time to compile
-        return class_sum(guarded, (top / 4, log_z), logits, targets, parts=parts)
+    def exact(total):
+        return total(guarded, (top / 4, log_z), logits, targets)
 
-    return live(where, exact() if at_most(FEW, logits) else finite_or(quick, exact, logits, where))
+    return live(where, finite_or(quick, exact, logits, where))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
+    MANY,
     SOME,
     STORED,
     at_most,
@@ -136,13 +137,13 @@ def softmax_stats(
     @of_rows
     def stats(logits, y, where):
         row = label_stats(logits, y, where, axis_name)
-        gap, _ = _mean_gap(logits, where, row.top, axis_name)
-        gap = jnp.where(jnp.isnan(row.log_z), row.log_z, gap)  # a label out of range
+        mean, gap, _ = _mean_logit(logits, where, row.top, axis_name)
+        bad = jnp.isnan(row.log_z)  # a label out of range
         return LogitStats(
             nll=row.nll,
             log_normalizer=row.top + row.log_z,
-            mean_logit=row.top - gap,
-            mean_nll=gap + row.log_z,
+            mean_logit=jnp.where(bad, row.log_z, mean),
+            mean_nll=jnp.where(bad, row.log_z, gap + row.log_z),
         )
 
     return stats(*_checked(logits, labels, where, axis_name))
@@ -341,72 +342,73 @@ def probabilities(
 @probabilities.defjvp
 def _probabilities_jvp(axis_name, primals, tangents):
     # dp_j = p_j (dx_j − Σ_k p_k dx_k), row being a function of x. Where a class a has most of the
-    # probability, 1 − p_a must not come from a difference: its dx may be subtracted from every dx,
-    # and leaves p_a Σ_{k≠a} p_k (dx_a − dx_k) for its own entry. round(p) is 1 there and else 0.
+    # probability, 1 − p_a must not come from a difference: dx_a is subtracted from every dx, which
+    # leaves 0 of its own, and dp_a = −p_a Σ_{k≠a} p_k (dx_k − dx_a). a's entry is taken out, not
+    # left to cancel: so the transposed rule is as exact. round(p) is 1 at a and else 0.
     _, _, row, where = primals
     p, slope = probabilities(*primals, axis_name)
     dx = live(where, tangents[0].astype(p.dtype))
 
-    def of_largest(p, dx):
-        return lax.round(p, lax.RoundingMethod.TO_NEAREST_EVEN) * dx
+    def dominant(p):
+        return lax.round(p, lax.RoundingMethod.TO_NEAREST_EVEN)
 
-    def above(base, p, dx):
-        return p * (dx - base)
+    def beyond(base, p, dx):
+        return (1 - dominant(p)) * (dx - base)
 
     def total(f, *rows):
         return whole(row_sum(f, rows, p, dx, other=row.inverse_z), axis_name)
 
-    base = total(of_largest)
-    mean = total(above, base)
-    dp = above(beside(mean, p), p, dx - beside(base, p))
+    base = total(lambda p, dx: dominant(p) * dx)
+    mean = total(lambda base, p, dx: p * beyond(base, p, dx), base)
+    dp = p * (beyond(beside(base, p), p, dx) - beside(mean, p))
     return (p, slope), (dp, dp)
 
 
 # --- the mean logit -----------------------------------------------------------------------------
 #
-# gap = mean of top − x_j over the n possible classes; d gap = −mean dx_j, top being a constant.
-# Where a class is ruled out, it is formed in quarters and scaled before the sum: so it overflows
-# only where the mean itself does.
+# mean = top − gap, gap the mean of top − x_j over the n possible classes; d mean = mean dx_j, and
+# d gap = −d mean, top being a constant. Both in quarters, and where a class is ruled out scaled
+# before the sum: so each overflows only where it does itself.
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _mean_gap(logits, where, top, axis_name, parts=SOME):
-    """top − mean logit over the classes whose logit is not −inf, and how many these are."""
-    return _mean_gap_value(logits, where, top, axis_name, parts)
+@partial(jax.custom_jvp, nondiff_argnums=(3,))
+def _mean_logit(logits, where, top, axis_name):
+    """The mean logit over the classes that are not −inf, top less it, and how many they are."""
+    return _mean_logit_value(logits, where, top, axis_name)
 
 
-@partial(jax.jit, static_argnames=("axis_name", "parts"))
-def _mean_gap_value(logits, where, top, axis_name, parts):
+@partial(jax.jit, static_argnames="axis_name")
+def _mean_logit_value(logits, where, top, axis_name):
     def quarter_gap(quarter, weight, x):
         x = x.astype(top.dtype)
         return jnp.where(x == -jnp.inf, 0, (quarter - x / 4) * weight)
 
-    def possible():
-        n = class_sum(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits, parts=parts)
-        return n, class_sum(quarter_gap, (top / 4, 1 / n), logits, parts=parts)
+    def possible(total):
+        n = total(lambda x: (x != -jnp.inf).astype(top.dtype), (), logits)
+        return n, total(quarter_gap, (top / 4, 1 / n), logits)
 
     def all_possible():
-        gap = class_sum(jnp.subtract, (top,), logits, parts=parts)
+        gap = class_sum(jnp.subtract, (top,), logits, parts=MANY)
         return logits.shape[-1] + 0 * gap, gap / (4 * logits.shape[-1])
 
     n, quarter = finite_or(all_possible, possible, logits, where)
     total = whole(n, axis_name)
-    gap = 4 * whole(quarter * (n / total), axis_name)
-    gap = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), gap)
-    return live(where, once(gap)), live(where, once(total))
+    quarter = whole(quarter * (n / total), axis_name)
+    quarter = jnp.where(top == jnp.inf, jnp.where(total > 1, jnp.inf, 0), quarter)
+    mean = jnp.where(top == jnp.inf, top, 4 * (top / 4 - quarter))
+    return tuple(live(where, once(number)) for number in (mean, 4 * quarter, total))
 
 
-@_mean_gap.defjvp
-def _mean_gap_jvp(axis_name, _, primals, tangents):
-    logits, where, _ = primals
-    gap, n = _mean_gap(*primals, axis_name, parts_with_gradient(logits))
-    d_gap = _mean_gap_tangent(logits, where, n, tangents[0], axis_name)
-    return (gap, n), (d_gap, jnp.zeros_like(n))
+@_mean_logit.defjvp
+def _mean_logit_jvp(axis_name, primals, tangents):
+    mean, gap, n = _mean_logit(*primals, axis_name)
+    d_mean = _mean_logit_tangent(*primals[:2], n, tangents[0], axis_name)
+    return (mean, gap, n), (d_mean, -d_mean, jnp.zeros_like(n))
 
 
 @partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, static_argnums=(4,))
 @partial(jax.jit, static_argnums=(4,))
-def _mean_gap_tangent(logits, where, n, d_logits, axis_name):
+def _mean_logit_tangent(logits, where, n, d_logits, axis_name):
     possible = logits != -jnp.inf
     num_classes = logits.shape[-1] * _checks.class_shards("logits", logits, axis_name)
     if isinstance(num_classes, int) and num_classes <= 2**24:  # more are not counted exactly
@@ -414,4 +416,4 @@ def _mean_gap_tangent(logits, where, n, d_logits, axis_name):
         possible |= (n == num_classes)[..., None]
     dx = d_logits.astype(_checks.accumulator(logits))
     d_sum = jnp.sum(jnp.where(live(where, possible), dx, 0), -1)
-    return -whole(d_sum, axis_name) / jnp.maximum(n, 1)
+    return whole(d_sum, axis_name) / jnp.maximum(n, 1)

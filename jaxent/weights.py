@@ -340,9 +340,9 @@ def _class_counts(value: ArrayLike) -> Array:
 
 def _not_negative(name: str, value: ArrayLike, n: Array) -> Array:
     known = _checks.known(value)
-    if known is not None and not (known >= 0).all():
-        raise ValueError(f"{name} must not be negative or NaN; got {known}.")
-    return jnp.where(n >= 0, n, jnp.nan)
+    if known is not None and not ((known >= 0) & (known < jnp.inf)).all():
+        raise ValueError(f"{name} must be finite and not negative; got {known}.")
+    return jnp.where((n >= 0) & (n < jnp.inf), n, jnp.nan)
 
 
 def _not_empty(name: str, value: ArrayLike, n: Array) -> Array:

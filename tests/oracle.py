@@ -424,9 +424,19 @@ class Case:
         return range(1 + len(self.arguments), len(self.truth))
 
 
+SECOND = {
+    "forward over reverse": jax.hessian,
+    "reverse over reverse": lambda f, arguments: jax.jacrev(jax.jacrev(f, arguments), arguments),
+}
+
+
 @functools.cache
 def _compiled(loss, arguments, order):
-    """The loss with all its first, or all its second, derivatives in these arguments."""
+    """The loss with all its first, or all its second, derivatives in these arguments.
+
+    ``order`` is 1 or one of SECOND. Of the mixed second derivatives there are both, one after the
+    other, with their axes in the order of the arguments.
+    """
 
     def first(*inputs):
         def of(*chosen):
@@ -439,9 +449,15 @@ def _compiled(loss, arguments, order):
         return losses, *pull_back(jnp.ones_like(losses))
 
     def second(*inputs):
-        blocks = jax.hessian(loss, arguments)(*inputs)
+        blocks = SECOND[order](loss, arguments)(*inputs)
         n = range(len(arguments))
-        return tuple(blocks[i][j] for i in n for j in n if i <= j)
+
+        def pair(i, j):
+            rank = inputs[arguments[j]].ndim
+            swapped = jnp.moveaxis(blocks[j][i], range(rank), range(-rank, 0))
+            return jnp.stack([blocks[i][j], swapped])
+
+        return tuple(pair(i, j) for i in n for j in n if i <= j)
 
     return jax.jit(first if order == 1 else jax.vmap(second))
 
@@ -479,10 +495,12 @@ def gradient_is_right(loss, case, limit=1e-4):
 def curvature_is_right(loss, case, limit=1e-4):
     """Every entry of every second derivative within ``limit``, relative, of the truth."""
     assert case.second, "a case without second derivatives checks nothing"
-    got = run(loss, case.inputs, case.arguments, order=2)
-    for i, block in zip(case.second, got, strict=True):
-        errors = relative(block, case.truth[i], case.size[i], 100 * case.floor)
-        require(errors, limit, f"relative error of second derivative {i}", *case.inputs)
+    for order in SECOND:
+        got = run(loss, case.inputs, case.arguments, order)
+        for i, blocks in zip(case.second, got, strict=True):
+            for block in np.moveaxis(blocks, 1, 0):
+                errors = relative(block, case.truth[i], case.size[i], 100 * case.floor)
+                require(errors, limit, f"second derivative {i}, {order}", *case.inputs)
 
 
 # --- inputs ---------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Folded sums over the class axis, whatever its length and the place of the class left out."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,15 @@ def test_class_sum(arrays, parts):
     for index, truth in (None, terms), (but, kept):
         got = _classes.class_sum(square_of_difference, (row,), x, z, but=index, parts=parts)
         np.testing.assert_allclose(got, truth.sum(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_looped_sum(arrays):
+    row, x, z, _ = arrays
+    got = _classes.looped_sum(square_of_difference, (row,), x, z)
+    truth = (np.square(x.astype(float) - row[:, None]) + z).sum(-1)
+    np.testing.assert_allclose(got, truth, rtol=1e-5, atol=1e-5)
+    x[:, -1] = np.nan
+    assert np.isnan(_classes.looped_sum(square_of_difference, (row,), x, z)).all()
 
 
 def test_a_nan_anywhere_is_in_the_sum(arrays):
@@ -105,7 +116,10 @@ def test_finite_or(mapped):
     x, where = np.ones((5, 40), np.float32), np.array([True, True, False, True, True])
 
     def total(x, where):
-        return _classes.finite_or(lambda: x.sum(-1), lambda: -x.sum(-1), x, where)
+        return _classes.finite_or(lambda: x.sum(-1), partial(less, x), x, where)
+
+    def less(x, sum_of):
+        return -sum_of(jnp.positive, (), x)
 
     total = jax.jit(jax.vmap(total) if mapped else total)
     assert "conditional(" in total.lower(x, where).compile().as_text()
@@ -113,5 +127,6 @@ def test_finite_or(mapped):
     np.testing.assert_array_equal(total(row_with(x, np.inf, 2), where)[:2], [40, 40])
     for hard in np.inf, -np.inf, np.nan:
         np.testing.assert_array_equal(total(row_with(x, hard, 3), where)[:3], [-40] * 3)
-    half = _classes.finite_or(lambda: x.sum(-1), lambda: -x.sum(-1), x.astype(np.float16), where)
+    half = x.astype(np.float16)
+    half = _classes.finite_or(lambda: x.sum(-1), partial(less, half), half, where)
     np.testing.assert_array_equal(half, [-40] * 5)

@@ -571,6 +571,16 @@ def test_statistics_agree_with_each_other():
     np.testing.assert_array_equal(by_hand.mean_nll, s.log_normalizer - s.mean_logit)
 
 
+@pytest.mark.parametrize("others", [0, 40])
+def test_the_mean_logit_of_extreme_rows(others):
+    """Infinite only where a logit is; as large as the largest numbers, and with its gradient."""
+    far = np.full((3, 3 + others), -np.inf, np.float32)
+    far[:, :3] = [np.inf, 0, 1], [-3e38, -3e38, 3e38], [3e38, 3e38, 3e38]
+    mean, pull = jax.vjp(lambda x: jaxent.softmax_stats(x, jnp.array([0, 2, 1])).mean_logit, far)
+    np.testing.assert_allclose(mean, [np.inf, -1e38, 3e38], rtol=1e-6)
+    np.testing.assert_allclose(pull(jnp.ones(3))[0][:, :3], np.full((3, 3), 1 / 3), rtol=1e-6)
+
+
 # --- logit adjustment and class weights ---------------------------------------------------------
 
 COUNTS = jnp.array([500, 300, 120, 50, 20, 7, 3])

@@ -54,6 +54,20 @@ def value_and_gradient(loss, x, *more):
     return value, pull(jnp.ones_like(value))[0]
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda p: probabilities.prob_cross_entropy(p, jnp.array([[1.0, 0, 0]] * 2)),
+        lambda p: probabilities.prob_stats(p, jnp.array([1, 1])).nll,
+        lambda p: probabilities.prob_class_stats(p).nll.sum(-1),
+    ],
+)
+def test_a_negative_probability_is_nan(loss):
+    value, slope = value_and_gradient(loss, jnp.array([[-0.2, 0.9, 0.3], [0.2, 0.5, 0.3]]))
+    assert np.isnan(value[0]) and np.isnan(slope[0]).all()
+    assert np.isfinite(value[1]) and np.isfinite(slope[1]).all()
+
+
 def close(got, wanted, rtol=2e-6):
     np.testing.assert_allclose(np.asarray(got), np.asarray(wanted), rtol=rtol, atol=1e-38)
 
