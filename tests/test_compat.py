@@ -1,5 +1,6 @@
 """The dialects without their originals: laws all of them obey. Parity is in tests/peers."""
 
+import inspect
 import subprocess
 import sys
 
@@ -280,3 +281,23 @@ def test_no_dialect_imports_its_original():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+DIALECTS = (F, optax, keras, nn, tf1, compat.tensorflow.random, compat.tensorflow)
+
+
+@pytest.mark.parametrize("module", DIALECTS, ids=lambda m: m.__name__)
+def test_other_names_of_the_original_say_so(module):
+    """``F.sigmoid`` and ``F.linear`` would be modules of jaxent's, which nobody can call."""
+    assert all(hasattr(module, name) for name in module.__all__)
+    leaked = {
+        name
+        for name, value in vars(module).items()
+        if inspect.ismodule(value) and value.__name__.startswith("jaxent.") and name[0] != "_"
+    }
+    parts = {name for name in leaked if vars(module)[name].__name__ == f"{module.__name__}.{name}"}
+    assert leaked - parts <= {*module.__all__}
+    for name in ("sigmoid", "linear", "adam"):
+        assert not hasattr(module, name)
+        with pytest.raises(AttributeError, match=f"cross-entropies only; {name}"):
+            getattr(module, name)

@@ -7,6 +7,9 @@ that a program moves by changing an import::
     from jaxent.compat import optax, keras
     from jaxent.compat.tensorflow import nn, losses
 
+A dialect has cross-entropies only. A program that needs the original's other names too keeps its
+import, and takes the dialect under another name: ``from jaxent.compat import optax as losses``.
+
 None of them imports the original. Value and gradient equal the original's where that is right;
 where it is wrong the dialect is right, and its docstring says what differs. String options exist
 only here. `docs/migration.md` shows each call with the core's lines for it.

@@ -27,7 +27,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, probabilities, sigmoid, soft
+from jaxent import _checks
+from jaxent import probabilities as _probabilities
+from jaxent import sigmoid as _sigmoid
+from jaxent import soft as _soft
 from jaxent.compat._arrays import (
     Axes,
     axes_of,
@@ -38,7 +41,25 @@ from jaxent.compat._arrays import (
     stretch,
     wider,
 )
+from jaxent.compat._names import only as _only
 from jaxent.losses import cross_entropy, poly1
+
+__all__ = [
+    "convex_kl_divergence",
+    "generalized_kl_divergence",
+    "kl_divergence",
+    "kl_divergence_with_log_targets",
+    "losses",
+    "poly_loss_cross_entropy",
+    "ranking_softmax_loss",
+    "safe_softmax_cross_entropy",
+    "sigmoid_binary_cross_entropy",
+    "sigmoid_focal_loss",
+    "smooth_labels",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_with_integer_labels",
+]
+__getattr__ = _only(__name__, "optax")
 
 _Where = ArrayLike | None
 losses = sys.modules[__name__]  # the names are at home in optax.losses as well
@@ -68,7 +89,7 @@ def softmax_cross_entropy(
       [0.2761]
     """
     x, q, keep, dtype = _dense(logits, labels, axis, where)
-    return soft.soft_cross_entropy(x, q, where=keep).astype(dtype)
+    return _soft.soft_cross_entropy(x, q, where=keep).astype(dtype)
 
 
 def safe_softmax_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Array:
@@ -151,7 +172,7 @@ def sigmoid_binary_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> jax.Ar
       [  0.6931 100.    ]
     """
     x, z, dtype = _elementwise(logits, labels)
-    return sigmoid.sigmoid_cross_entropy(x, z).astype(dtype)
+    return _sigmoid.sigmoid_cross_entropy(x, z).astype(dtype)
 
 
 def sigmoid_focal_loss(
@@ -190,7 +211,7 @@ def sigmoid_focal_loss(
 
 
 def _focal(pair, option):
-    return probabilities.sigmoid_focal(*pair, gamma=option)
+    return _probabilities.sigmoid_focal(*pair, gamma=option)
 
 
 def poly_loss_cross_entropy(
@@ -224,11 +245,11 @@ def poly_loss_cross_entropy(
     """
     x, q, keep, dtype = _dense(logits, _checks.floats("labels", labels), axis, where)
     dtype = wider(jnp.zeros((), dtype), _checks.array("epsilon", epsilon))
-    s = probabilities.class_stats(x, where=keep)
+    s = _probabilities.class_stats(x, where=keep)
     each = jax.vmap(lambda s: each_option("epsilon", _poly1, s, epsilon), -1, -1)(s)
     q, shape = stretch("labels", q, each.shape), each.shape[:-1]
     keep = None if keep is None else stretch("where", keep, shape)
-    return probabilities.expected_loss(each, q, where=keep).astype(dtype)
+    return _probabilities.expected_loss(each, q, where=keep).astype(dtype)
 
 
 def _poly1(s, option):
@@ -259,7 +280,7 @@ def kl_divergence(
       0.3466
     """
     x, q, keep, dtype = _logs(log_predictions, "targets", targets, axis, where)
-    terms = probabilities.pointwise_kl(x, q, where=keep)
+    terms = _probabilities.pointwise_kl(x, q, where=keep)
     return jnp.sum(terms, axes_of(axis, terms.ndim)).astype(dtype)
 
 
@@ -286,7 +307,7 @@ def kl_divergence_with_log_targets(
       0.1438
     """
     x, t, keep, dtype = _logs(log_predictions, "log_targets", log_targets, axis, where)
-    terms = probabilities.pointwise_kl_of_logs(x, t, where=keep)
+    terms = _probabilities.pointwise_kl_of_logs(x, t, where=keep)
     return jnp.sum(terms, axes_of(axis, terms.ndim)).astype(dtype)
 
 
@@ -313,7 +334,7 @@ def generalized_kl_divergence(
       0.3069
     """
     x, q, keep, dtype = _logs(log_predictions, "targets", targets, axis, where)
-    terms = probabilities.pointwise_generalized_kl(x, q, where=keep)
+    terms = _probabilities.pointwise_generalized_kl(x, q, where=keep)
     return jnp.sum(terms, axes_of(axis, terms.ndim)).astype(dtype)
 
 

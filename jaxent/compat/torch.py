@@ -33,11 +33,28 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, linear, losses, probabilities, sigmoid, soft, stats
+from jaxent import _checks
+from jaxent import linear as _linear
+from jaxent import losses as _losses
+from jaxent import probabilities as _probabilities
+from jaxent import sigmoid as _sigmoid
+from jaxent import soft as _soft
+from jaxent import stats as _stats
 from jaxent._numerics import times
 from jaxent.compat._arrays import broadcast_shape, is_zero, smooth, stretch, wider
+from jaxent.compat._names import only as _only
 from jaxent.reductions import WeightedSum
 from jaxent.weights import class_weights
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "kl_div",
+    "linear_cross_entropy",
+    "nll_loss",
+]
+__getattr__ = _only(__name__, "torch.nn.functional")
 
 
 def cross_entropy(
@@ -89,19 +106,19 @@ def cross_entropy(
     x, y = _classes_last(_checks.floats("input", input)), _checks.array("target", target)
     table = _table(weight, x)
     if y.shape == jnp.shape(input):
-        loss, dtype = _soft(x, _classes_last(y), table, ignore_index, label_smoothing)
+        loss, dtype = _of_probabilities(x, _classes_last(y), table, ignore_index, label_smoothing)
         return _reduce(loss, loss.size, reduction, dtype)
     y, keep = _indices(x, target, y.shape, ignore_index)
-    s = stats.softmax_stats(x, y, where=keep)
+    s = _stats.softmax_stats(x, y, where=keep)
     if table is None:
         plain = is_zero(label_smoothing)
-        loss = losses.nll(s) if plain else losses.smoothed_nll(s, label_smoothing=label_smoothing)
+        loss = _losses.nll(s) if plain else _losses.smoothed_nll(s, label_smoothing=label_smoothing)
         return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
     w = class_weights(y, table, where=keep)
-    loss = times(w, losses.nll(s))
+    loss = times(w, _losses.nll(s))
     if not is_zero(label_smoothing):
         epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, loss.dtype)
-        uniform = soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
+        uniform = _soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
         loss = times(1 - epsilon, loss) + times(epsilon / x.shape[-1], uniform)
     return _reduce(loss, jnp.sum(w), reduction, x.dtype)
 
@@ -168,13 +185,13 @@ def linear_cross_entropy(
 
     def loss(s):
         smoothed = not is_zero(label_smoothing)
-        return losses.smoothed_nll(s, label_smoothing=label_smoothing) if smoothed else s.nll
+        return _losses.smoothed_nll(s, label_smoothing=label_smoothing) if smoothed else s.nll
 
     places: dict[str, Any] = {"bias": bias, "where": keep, "classes_axis": 0, "chunk_size": options}
     if reduction == "none":
-        each = loss(linear.linear_stats(x, head, y, **places))
+        each = loss(_linear.linear_stats(x, head, y, **places))
         return (each if w is None else times(w, each)).astype(x.dtype)
-    part: Any = linear.linear_cross_entropy(x, head, y, w, loss=loss, **places)
+    part: Any = _linear.linear_cross_entropy(x, head, y, w, loss=loss, **places)
     return (part.total if reduction == "sum" else part.mean(jnp.nan)).astype(x.dtype)
 
 
@@ -213,7 +230,7 @@ def nll_loss(
     x = _classes_last(_checks.floats("input", input))
     table = _table(weight, x)
     y, keep = _indices(x, target, jnp.shape(target), ignore_index)
-    loss = losses.nll(probabilities.log_prob_stats(x, y, where=keep))
+    loss = _losses.nll(_probabilities.log_prob_stats(x, y, where=keep))
     if table is None:
         return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
     w = class_weights(y, table, where=keep)
@@ -260,7 +277,7 @@ def binary_cross_entropy_with_logits(
     positive = 1.0 if pos_weight is None else pos_weight
     if jnp.ndim(positive):
         positive = stretch("pos_weight", _checks.numbers("pos_weight", positive), x.shape)
-    loss = sigmoid.sigmoid_cross_entropy(x, z.astype(x.dtype), pos_weight=positive)
+    loss = _sigmoid.sigmoid_cross_entropy(x, z.astype(x.dtype), pos_weight=positive)
     return _reduce(_weighed(loss, weight), loss.size, reduction, wider(x, z))
 
 
@@ -307,7 +324,7 @@ def binary_cross_entropy(
         values = _checks.known(x)
         if values is not None and not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"all elements of {name} should be between 0 and 1.")
-    loss = probabilities.binary_prob_cross_entropy(p, z)
+    loss = _probabilities.binary_prob_cross_entropy(p, z)
     return _reduce(_weighed(loss, weight), loss.size, reduction, p.dtype)
 
 
@@ -346,7 +363,7 @@ def kl_div(
     reduction = _reduction(reduction, size_average, reduce, "batchmean")
     x, q = _checks.floats("input", input), _checks.floats("target", target)
     shape = broadcast_shape(input=x, target=q)
-    divergence = probabilities.pointwise_kl_of_logs if log_target else probabilities.pointwise_kl
+    divergence = _probabilities.pointwise_kl_of_logs if log_target else _probabilities.pointwise_kl
     terms = divergence(stretch("input", x, shape), stretch("target", q, shape))
     examples = x.shape[0] if x.ndim else 1
     return _reduce(
@@ -354,7 +371,7 @@ def kl_div(
     )
 
 
-def _soft(x, q, table, ignore_index, label_smoothing):
+def _of_probabilities(x, q, table, ignore_index, label_smoothing):
     """Losses of probabilities, and the dtype of the result."""
     q = _checks.floats("target", q)
     if ignore_index >= 0:
@@ -363,7 +380,7 @@ def _soft(x, q, table, ignore_index, label_smoothing):
     row = smooth(row, label_smoothing, 1 / max(x.shape[-1], 1))
     if table is not None:
         row = times(stretch("weight", table.astype(row.dtype), row.shape), row)
-    return soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
+    return _soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
 
 
 # --- weights and reductions ---------------------------------------------------------------------

@@ -32,31 +32,44 @@ In ``model.compile`` the functions can be given as they are. There the classes w
 without the sample weights: hand them over with :func:`compiled_loss`.
 """
 
-from jaxent.compat.keras.classes import BinaryCrossentropy as BinaryCrossentropy
-from jaxent.compat.keras.classes import BinaryFocalCrossentropy as BinaryFocalCrossentropy
-from jaxent.compat.keras.classes import CategoricalCrossentropy as CategoricalCrossentropy
-from jaxent.compat.keras.classes import CategoricalFocalCrossentropy as CategoricalFocalCrossentropy
+from jaxent.compat._names import only as _only
 from jaxent.compat.keras.classes import (
-    CategoricalGeneralizedCrossEntropy as CategoricalGeneralizedCrossEntropy,
-)
-from jaxent.compat.keras.classes import KLDivergence as KLDivergence
-from jaxent.compat.keras.classes import (
-    SparseCategoricalCrossentropy as SparseCategoricalCrossentropy,
-)
-from jaxent.compat.keras.classes import compiled_loss as compiled_loss
-from jaxent.compat.keras.functions import binary_crossentropy as binary_crossentropy
-from jaxent.compat.keras.functions import binary_focal_crossentropy as binary_focal_crossentropy
-from jaxent.compat.keras.functions import categorical_crossentropy as categorical_crossentropy
-from jaxent.compat.keras.functions import (
-    categorical_focal_crossentropy as categorical_focal_crossentropy,
+    BinaryCrossentropy,
+    BinaryFocalCrossentropy,
+    CategoricalCrossentropy,
+    CategoricalFocalCrossentropy,
+    CategoricalGeneralizedCrossEntropy,
+    KLDivergence,
+    SparseCategoricalCrossentropy,
+    compiled_loss,
 )
 from jaxent.compat.keras.functions import (
-    categorical_generalized_cross_entropy as categorical_generalized_cross_entropy,
+    binary_crossentropy,
+    binary_focal_crossentropy,
+    categorical_crossentropy,
+    categorical_focal_crossentropy,
+    categorical_generalized_cross_entropy,
+    class_weight_to_sample_weights,
+    kl_divergence,
+    sparse_categorical_crossentropy,
 )
-from jaxent.compat.keras.functions import (
-    class_weight_to_sample_weights as class_weight_to_sample_weights,
-)
-from jaxent.compat.keras.functions import kl_divergence as kl_divergence
-from jaxent.compat.keras.functions import (
-    sparse_categorical_crossentropy as sparse_categorical_crossentropy,
-)
+
+__all__ = [
+    "BinaryCrossentropy",
+    "BinaryFocalCrossentropy",
+    "CategoricalCrossentropy",
+    "CategoricalFocalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy",
+    "KLDivergence",
+    "SparseCategoricalCrossentropy",
+    "binary_crossentropy",
+    "binary_focal_crossentropy",
+    "categorical_crossentropy",
+    "categorical_focal_crossentropy",
+    "categorical_generalized_cross_entropy",
+    "class_weight_to_sample_weights",
+    "compiled_loss",
+    "kl_divergence",
+    "sparse_categorical_crossentropy",
+]
+__getattr__ = _only(__name__, "keras.losses")

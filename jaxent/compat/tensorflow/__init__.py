@@ -5,6 +5,8 @@ stay. Arguments that name graph nodes (``name``, ``scope``, ``loss_collection``)
 ignored; whatever samples takes an explicit ``key``.
 """
 
-from jaxent.compat.tensorflow import losses as losses
-from jaxent.compat.tensorflow import nn as nn
-from jaxent.compat.tensorflow import random as random
+from jaxent.compat._names import only as _only
+from jaxent.compat.tensorflow import losses, nn, random
+
+__all__ = ["losses", "nn", "random"]
+__getattr__ = _only(__name__, "tensorflow")

@@ -15,11 +15,26 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, probabilities, reductions, sigmoid, soft
+from jaxent import _checks
+from jaxent import probabilities as _probabilities
+from jaxent import reductions as _reductions
+from jaxent import sigmoid as _sigmoid
+from jaxent import soft as _soft
 from jaxent._classes import class_indices
 from jaxent._numerics import times
 from jaxent.compat._arrays import is_zero, smooth
+from jaxent.compat._names import only as _only
 from jaxent.losses import cross_entropy
+
+__all__ = [
+    "Reduction",
+    "compute_weighted_loss",
+    "log_loss",
+    "sigmoid_cross_entropy",
+    "softmax_cross_entropy",
+    "sparse_softmax_cross_entropy",
+]
+__getattr__ = _only(__name__, "tf.compat.v1.losses")
 
 
 class Reduction:
@@ -125,7 +140,7 @@ def softmax_cross_entropy(
     q = jax.lax.stop_gradient(q.astype(_checks.accumulator(x)))
     q = smooth(q, label_smoothing, 1 / max(x.shape[-1], 1))
     w = _weights(weights, x.shape[:-1])
-    loss = soft.soft_cross_entropy(x, q, where=_counts(w, jnp.isfinite(x).all(-1)))
+    loss = _soft.soft_cross_entropy(x, q, where=_counts(w, jnp.isfinite(x).all(-1)))
     return _reduce(loss, w, reduction, x.dtype)
 
 
@@ -217,7 +232,7 @@ def sigmoid_cross_entropy(
     z = _checks.targets(x, _given("multi_class_labels", multi_class_labels, _checks.array))
     z = smooth(z.astype(_checks.accumulator(x)), label_smoothing, 0.5)
     w = _weights(weights, x.shape)
-    loss = sigmoid.sigmoid_cross_entropy(x, z, where=_counts(w, jnp.isfinite(x)))
+    loss = _sigmoid.sigmoid_cross_entropy(x, z, where=_counts(w, jnp.isfinite(x)))
     return _reduce(loss, w, reduction, x.dtype)
 
 
@@ -261,11 +276,11 @@ def log_loss(
     exists = _counts(w, (p >= 0) & (p <= 1) & jnp.isfinite(z))
     p, z = jnp.where(exists, p, 0.5), jnp.where(exists, z, 0.5)
     if is_zero(epsilon):
-        return _reduce(probabilities.binary_prob_cross_entropy(p, z), w, reduction, p.dtype)
+        return _reduce(_probabilities.binary_prob_cross_entropy(p, z), w, reduction, p.dtype)
     epsilon = _checks.option("epsilon", epsilon, 0, float(jnp.finfo(p.dtype).max), p.dtype)
     p *= jnp.where((p >= 0) & (p <= 1), 1, jnp.nan).astype(p.dtype)
     masses, shares = jnp.stack([1 - p, p], -1) + epsilon, jnp.stack([1 - z, z], -1)
-    loss = probabilities.expected_loss(-jnp.log(masses), shares)
+    loss = _probabilities.expected_loss(-jnp.log(masses), shares)
     return _reduce(loss, w, reduction, p.dtype)
 
 
@@ -306,8 +321,8 @@ def _reduce(loss, w, reduction, dtype):
 
 
 _REDUCERS = {
-    Reduction.SUM: lambda loss, w: reductions.weighted_sum(loss, w).total,
-    Reduction.MEAN: reductions.weighted_mean,
-    Reduction.SUM_OVER_BATCH_SIZE: reductions.plain_mean,
-    Reduction.SUM_BY_NONZERO_WEIGHTS: reductions.nonzero_mean,
+    Reduction.SUM: lambda loss, w: _reductions.weighted_sum(loss, w).total,
+    Reduction.MEAN: _reductions.weighted_mean,
+    Reduction.SUM_OVER_BATCH_SIZE: _reductions.plain_mean,
+    Reduction.SUM_BY_NONZERO_WEIGHTS: _reductions.nonzero_mean,
 }

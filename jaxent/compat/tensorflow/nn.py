@@ -21,20 +21,36 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks, losses, sampled, sigmoid, soft
+from jaxent import _checks
+from jaxent import losses as _losses
+from jaxent import sampled as _sampled
+from jaxent import sigmoid as _sigmoid
+from jaxent import soft as _soft
 from jaxent.compat._arrays import classes_last, stretch
-from jaxent.compat.tensorflow.random import _true_classes
-from jaxent.compat.tensorflow.random import all_candidate_sampler as all_candidate_sampler
+from jaxent.compat._names import only as _only
 from jaxent.compat.tensorflow.random import (
-    fixed_unigram_candidate_sampler as fixed_unigram_candidate_sampler,
+    _true_classes,
+    all_candidate_sampler,
+    fixed_unigram_candidate_sampler,
+    learned_unigram_candidate_sampler,
+    log_uniform_candidate_sampler,
+    uniform_candidate_sampler,
 )
-from jaxent.compat.tensorflow.random import (
-    learned_unigram_candidate_sampler as learned_unigram_candidate_sampler,
-)
-from jaxent.compat.tensorflow.random import (
-    log_uniform_candidate_sampler as log_uniform_candidate_sampler,
-)
-from jaxent.compat.tensorflow.random import uniform_candidate_sampler as uniform_candidate_sampler
+
+__all__ = [
+    "all_candidate_sampler",
+    "fixed_unigram_candidate_sampler",
+    "learned_unigram_candidate_sampler",
+    "log_uniform_candidate_sampler",
+    "nce_loss",
+    "sampled_softmax_loss",
+    "sigmoid_cross_entropy_with_logits",
+    "softmax_cross_entropy_with_logits",
+    "sparse_softmax_cross_entropy_with_logits",
+    "uniform_candidate_sampler",
+    "weighted_cross_entropy_with_logits",
+]
+__getattr__ = _only(__name__, "tf.nn")
 
 
 def softmax_cross_entropy_with_logits(
@@ -62,7 +78,7 @@ def softmax_cross_entropy_with_logits(
     """
     x = _checks.floats("logits", logits)
     q = stretch("labels", _checks.array("labels", labels), x.shape)
-    return soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
+    return _soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
 
 
 def sparse_softmax_cross_entropy_with_logits(
@@ -88,7 +104,7 @@ def sparse_softmax_cross_entropy_with_logits(
       [0.2022 0.2617]
     """
     x, y = _checks.logits(logits), _checks.indices("labels", labels)
-    loss = losses.cross_entropy(x, y)
+    loss = _losses.cross_entropy(x, y)
     fault = _checks.label_fault(y, x.shape[-1])
     if fault:
         raise ValueError(fault)
@@ -120,7 +136,7 @@ def sigmoid_cross_entropy_with_logits(
     if labels is None or logits is None:
         raise ValueError("labels and logits must both be given.")
     x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
-    return sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
+    return _sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
 
 
 def weighted_cross_entropy_with_logits(
@@ -152,7 +168,7 @@ def weighted_cross_entropy_with_logits(
     x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
     if jnp.ndim(pos_weight):
         pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
-    return sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)
+    return _sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)
 
 
 # --- sampled losses -----------------------------------------------------------------------------
@@ -166,7 +182,7 @@ def sampled_softmax_loss(
     num_sampled: int,
     num_classes: int,
     num_true: int = 1,
-    sampled_values: sampled.Samples | tuple | None = None,
+    sampled_values: _sampled.Samples | tuple | None = None,
     remove_accidental_hits: bool = True,
     seed: None = None,
     name: str | None = None,
@@ -206,7 +222,7 @@ def sampled_softmax_loss(
       ...                            sampled_values=all_candidate_sampler(labels, 1, 8, True)))
       [9.0009 9.0009]
     """
-    arguments = _sampled(
+    arguments = _arguments(
         weights,
         biases,
         labels,
@@ -218,8 +234,8 @@ def sampled_softmax_loss(
         seed,
         key,
     )
-    s = sampled.sampled_softmax_stats(*arguments, remove_accidental_hits=remove_accidental_hits)
-    return jnp.mean(losses.nll(s), -1).astype(jnp.result_type(inputs))
+    s = _sampled.sampled_softmax_stats(*arguments, remove_accidental_hits=remove_accidental_hits)
+    return jnp.mean(_losses.nll(s), -1).astype(jnp.result_type(inputs))
 
 
 def nce_loss(
@@ -230,7 +246,7 @@ def nce_loss(
     num_sampled: int,
     num_classes: int,
     num_true: int = 1,
-    sampled_values: sampled.Samples | tuple | None = None,
+    sampled_values: _sampled.Samples | tuple | None = None,
     remove_accidental_hits: bool = False,
     name: str | None = None,
     *,
@@ -263,7 +279,7 @@ def nce_loss(
       ...                sampled_values=values))  # log(1 + 1/2) + 2 log(1 + 2)
       [2.6027]
     """
-    arguments = _sampled(
+    arguments = _arguments(
         weights,
         biases,
         labels,
@@ -275,11 +291,11 @@ def nce_loss(
         None,
         key,
     )
-    loss = sampled.nce_loss(*arguments, remove_accidental_hits=remove_accidental_hits)
+    loss = _sampled.nce_loss(*arguments, remove_accidental_hits=remove_accidental_hits)
     return loss.astype(jnp.result_type(inputs))
 
 
-def _sampled(
+def _arguments(
     weights, biases, labels, inputs, num_sampled, num_classes, num_true, values, seed, key
 ):
     table, bias = (jnp.concatenate(x) if isinstance(x, list) else x for x in (weights, biases))
@@ -297,10 +313,10 @@ def _sampled(
         values = log_uniform_candidate_sampler(
             y, num_true, num_sampled, True, num_classes, seed, key=key
         )
-    samples = sampled.Samples(*values)
+    samples = _sampled.Samples(*values)
     if jnp.shape(samples.ids) != (num_sampled,):
         raise ValueError(
             f"sampled_values must hold {num_sampled} ids; got {jnp.shape(samples.ids)}."
         )
-    rows = sampled.gather_rows(table.astype(x.dtype), y, samples, bias=bias.astype(x.dtype))
+    rows = _sampled.gather_rows(table.astype(x.dtype), y, samples, bias=bias.astype(x.dtype))
     return x, y, samples, rows

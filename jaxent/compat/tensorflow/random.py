@@ -19,7 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxent import _checks, sampled
+from jaxent import _checks
+from jaxent import sampled as _sampled
+from jaxent.compat._names import only as _only
+
+__all__ = [
+    "all_candidate_sampler",
+    "fixed_unigram_candidate_sampler",
+    "learned_unigram_candidate_sampler",
+    "log_uniform_candidate_sampler",
+    "uniform_candidate_sampler",
+]
+__getattr__ = _only(__name__, "tf.random")
 
 
 def uniform_candidate_sampler(
@@ -32,7 +43,7 @@ def uniform_candidate_sampler(
     name: str | None = None,
     *,
     key: jax.Array | None = None,
-) -> sampled.Samples:
+) -> _sampled.Samples:
     """``tf.random.uniform_candidate_sampler``: all classes alike.
 
     Args:
@@ -62,7 +73,7 @@ def uniform_candidate_sampler(
     """
     y = _true_classes("true_classes", true_classes, num_true, range_max)
     key = _key(key, seed)
-    return sampled.uniform(key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique)
+    return _sampled.uniform(key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique)
 
 
 def log_uniform_candidate_sampler(
@@ -75,7 +86,7 @@ def log_uniform_candidate_sampler(
     name: str | None = None,
     *,
     key: jax.Array | None = None,
-) -> sampled.Samples:
+) -> _sampled.Samples:
     """``tf.random.log_uniform_candidate_sampler``: for classes numbered by falling frequency.
 
     Args:
@@ -102,7 +113,7 @@ def log_uniform_candidate_sampler(
     """
     y = _true_classes("true_classes", true_classes, num_true, range_max)
     key = _key(key, seed)
-    return sampled.log_uniform(
+    return _sampled.log_uniform(
         key, y, num_sampled=num_sampled, num_classes=range_max, unique=unique
     )
 
@@ -123,7 +134,7 @@ def fixed_unigram_candidate_sampler(
     name: str | None = None,
     *,
     key: jax.Array | None = None,
-) -> sampled.Samples:
+) -> _sampled.Samples:
     """``tf.random.fixed_unigram_candidate_sampler``: by given counts.
 
     Args:
@@ -175,8 +186,8 @@ def fixed_unigram_candidate_sampler(
             f"{_checks.describe(counts)}."
         )
     y = _true_classes("true_classes", true_classes, num_true, range_max)
-    table = sampled.unigram_table(counts, distortion=distortion, num_reserved_ids=reserved)
-    return sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
+    table = _sampled.unigram_table(counts, distortion=distortion, num_reserved_ids=reserved)
+    return _sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
 
 
 def learned_unigram_candidate_sampler(
@@ -189,8 +200,8 @@ def learned_unigram_candidate_sampler(
     name: str | None = None,
     *,
     key: jax.Array | None = None,
-    table: sampled.UnigramTable | None = None,
-) -> sampled.Samples:
+    table: _sampled.UnigramTable | None = None,
+) -> _sampled.Samples:
     """``tf.random.learned_unigram_candidate_sampler``: by the counts of the labels seen so far.
 
     The counts are yours to keep: sample with ``table``, then add the batch with
@@ -221,8 +232,8 @@ def learned_unigram_candidate_sampler(
       [[0.5]]
     """
     y = _true_classes("true_classes", true_classes, num_true, range_max)
-    table = sampled.learned_unigram(range_max) if table is None else table
-    return sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
+    table = _sampled.learned_unigram(range_max) if table is None else table
+    return _sampled.unigram(_key(key, seed), y, table, num_sampled=num_sampled, unique=unique)
 
 
 def all_candidate_sampler(
@@ -232,7 +243,7 @@ def all_candidate_sampler(
     unique: bool,
     seed: None = None,
     name: str | None = None,
-) -> sampled.Samples:
+) -> _sampled.Samples:
     """``tf.random.all_candidate_sampler``: every class once, for tests.
 
     Args:
@@ -254,7 +265,7 @@ def all_candidate_sampler(
       [0 1 2]
     """
     y = _true_classes("true_classes", true_classes, num_true, num_sampled)
-    return sampled.all_classes(y, num_classes=num_sampled)
+    return _sampled.all_classes(y, num_classes=num_sampled)
 
 
 def _last_entries(path, mine):
