@@ -1,6 +1,8 @@
 """The dialects without their originals: laws all of them obey. Parity is in tests/peers."""
 
 import inspect
+import json
+import pickle
 import subprocess
 import sys
 
@@ -281,6 +283,32 @@ def test_no_dialect_imports_its_original():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+KERAS_CLASSES = [name for name in keras.__all__ if name[0].isupper()]
+
+
+@pytest.mark.parametrize("name", KERAS_CLASSES)
+def test_a_keras_class_can_be_copied(name):
+    """Pickled, from its configuration, from what it prints."""
+    loss = getattr(keras, name)(reduction="sum", name="mine")
+    copies = [
+        pickle.loads(pickle.dumps(loss)),
+        type(loss).from_config(json.loads(json.dumps(loss.get_config()))),
+        eval(repr(loss), vars(keras)),
+    ]
+    x = jnp.array([[0.5, 0.5], [0.25, 0.75]])
+    y = jnp.array([0, 1]) if name.startswith(("Sparse", "CategoricalGen")) else jnp.eye(2)
+    assert all(copy(y, x) == loss(y, x) > 0 for copy in copies)
+    assert len({repr(each) for each in (loss, *copies)}) == 1
+
+
+def test_what_a_keras_class_prints():
+    loss = keras.SparseCategoricalCrossentropy(from_logits=True)
+    assert repr(loss) == (
+        "SparseCategoricalCrossentropy(from_logits=True, ignore_class=None, axis=-1, epsilon=0.0, "
+        "reduction='sum_over_batch_size', name='sparse_categorical_crossentropy', dtype='float32')"
+    )
 
 
 DIALECTS = (F, optax, keras, nn, tf1, compat.tensorflow.random, compat.tensorflow)

@@ -3,6 +3,8 @@
 import functools
 import itertools
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -301,6 +303,50 @@ def test_fit_with_an_ignored_class():
         fitted(dialect.compiled_loss(losses[1], keras), FEATURES, labels), wanted, strict=True
     ):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+ARGUMENTS = {
+    "SparseCategoricalCrossentropy": {"from_logits": True, "ignore_class": 2, "axis": -1},
+    "CategoricalCrossentropy": {"label_smoothing": 0.1, "dtype": "bfloat16"},
+    "CategoricalFocalCrossentropy": {"alpha": jnp.array([0.5, 1.0, 2.0]), "gamma": 1.5},
+    "CategoricalGeneralizedCrossEntropy": {"q": 0.25, "reduction": "mean_with_sample_weight"},
+    "BinaryCrossentropy": {"from_logits": True, "reduction": "sum", "name": "mine"},
+    "BinaryFocalCrossentropy": {"apply_class_balancing": True, "epsilon": 1e-3},
+    "KLDivergence": {"epsilon": 1e-7},
+}
+
+
+@OLD_NUMPY
+@pytest.mark.parametrize("name", ARGUMENTS)
+@in_standard_jax
+def test_a_saved_model_has_its_loss(name, tmp_path):
+    loss = getattr(dialect, name)(**ARGUMENTS[name])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    for given in (loss, dialect.compiled_loss(loss, keras)):
+        model.compile(loss=given)
+        model.optimizer.build(model.trainable_variables)
+        model.save(tmp_path / "model.keras")
+        found = keras.saving.load_model(tmp_path / "model.keras").loss
+        assert type(found) is type(given)
+        found = getattr(found, "loss", found)
+        assert (type(found), found.get_config()) == (type(loss), loss.get_config())
+    assert given.reduction == loss.reduction
+
+
+@OLD_NUMPY
+@in_standard_jax
+def test_a_model_loaded_by_another_program(tmp_path):
+    loss = dialect.BinaryCrossentropy(from_logits=True, label_smoothing=0.1)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.compile(loss=dialect.compiled_loss(loss, keras))
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import keras; from jaxent.compat import keras as klosses; klosses.register(keras);"
+        f"print(keras.saving.load_model({str(tmp_path / 'model.keras')!r}).loss.loss)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == repr(loss)
 
 
 def test_class_weights():

@@ -209,17 +209,20 @@ def test_imports():
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_the_keras_model():
-    """As it stands: both ways train it, to the same weights where nothing is ignored."""
+def test_the_keras_model(tmp_path):
+    """As it stands; of the loaded model, the loss is the saved one's."""
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "jax":
         pytest.skip("Keras was started on another backend")
     block = next(b for b in re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S) if "fit" in b)
     data = np.random.default_rng(0)
     names = {"x": data.normal(size=(12, 4)).astype("f4"), "y": data.integers(0, 3, 12)}
+    names["path"] = str(tmp_path / "model.keras")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         exec(block, names)
+        loaded = keras.saving.load_model(names["path"])
     assert all(np.isfinite(w).all() for w in names["model"].get_weights())
+    assert repr(loaded.loss.loss) == repr(names["ignoring"])
 
 
 # --- signatures ---------------------------------------------------------------------------------

@@ -29,7 +29,9 @@ A mean over nothing is 0. What differs, because it is wrong there:
 - ``label_smoothing`` outside [0, 1] raises.
 
 In ``model.compile`` the functions can be given as they are. There the classes would be called
-without the sample weights: hand them over with :func:`compiled_loss`.
+without the sample weights: hand them over with :func:`compiled_loss`. Its models can be saved, and
+loaded after :func:`register`; of functions, Keras saves no ``partial``, and loads its own by their
+name.
 """
 
 from jaxent.compat._names import only as _only
@@ -42,6 +44,7 @@ from jaxent.compat.keras.classes import (
     KLDivergence,
     SparseCategoricalCrossentropy,
     compiled_loss,
+    register,
 )
 from jaxent.compat.keras.functions import (
     binary_crossentropy,
@@ -70,6 +73,7 @@ __all__ = [
     "class_weight_to_sample_weights",
     "compiled_loss",
     "kl_divergence",
+    "register",
     "sparse_categorical_crossentropy",
 ]
 __getattr__ = _only(__name__, "keras.losses")

@@ -1,7 +1,7 @@
 """The classes of ``keras.losses``: a loss with a reduction, called with sample weights."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -22,22 +22,33 @@ from jaxent.compat.keras.functions import (
 
 
 class _Loss:
-    """A loss function, ``function(y_true, y_pred)``, with a reduction; called with weights."""
+    """A loss ``function(y_true, y_pred, **options)`` with a reduction; called with weights."""
 
-    def __init__(
-        self,
-        function: Callable[[jax.Array, jax.Array], jax.Array],
-        reduction: str | None = "sum_over_batch_size",
-        name: str | None = None,
-        dtype=None,
-    ):
+    def __init__(self, function: Callable, reduction: str | None, name: str, dtype, **options):
         if reduction not in _REDUCTIONS:
             raise ValueError(
                 f"Invalid value for argument `reduction`. Expected one of {[*_REDUCTIONS]}; got "
                 f"{reduction!r}."
             )
-        self.function, self.reduction, self.name = function, reduction, name
+        self.function, self.reduction, self.name = partial(function, **options), reduction, name
         self.dtype = jnp.dtype(dtype or jnp.float32)
+
+    def get_config(self) -> dict:
+        """The constructor's arguments as plain Python, for ``from_config``."""
+        return {k: v.tolist() if hasattr(v, "tolist") else v for k, v in self._arguments().items()}
+
+    @classmethod
+    def from_config(cls, config: dict):
+        """The loss whose ``get_config`` this is."""
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self._arguments().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _arguments(self):
+        rest = {"reduction": self.reduction, "name": self.name, "dtype": str(self.dtype)}
+        return self.function.keywords | rest
 
     def call(self, y_true: ArrayLike, y_pred: ArrayLike) -> jax.Array:
         """The losses before weights and reduction."""
@@ -145,8 +156,16 @@ class SparseCategoricalCrossentropy(_Loss):
         *,
         epsilon=0.0,
     ):
-        options = (from_logits, ignore_class, axis, epsilon)
-        super().__init__(lambda y, x: sparse_losses(y, x, *options), reduction, name, dtype)
+        super().__init__(
+            sparse_losses,
+            reduction,
+            name,
+            dtype,
+            from_logits=from_logits,
+            ignore_class=ignore_class,
+            axis=axis,
+            epsilon=epsilon,
+        )
 
     def _losses(self, y_true, y_pred):
         return self.function(
@@ -186,14 +205,16 @@ class CategoricalCrossentropy(_Loss):
         *,
         epsilon=0.0,
     ):
-        function = partial(
+        super().__init__(
             categorical_crossentropy,
+            reduction,
+            name,
+            dtype,
             from_logits=from_logits,
             label_smoothing=label_smoothing,
             axis=axis,
             epsilon=epsilon,
         )
-        super().__init__(function, reduction, name, dtype)
 
 
 class CategoricalFocalCrossentropy(_Loss):
@@ -232,8 +253,11 @@ class CategoricalFocalCrossentropy(_Loss):
         *,
         epsilon=0.0,
     ):
-        function = partial(
+        super().__init__(
             categorical_focal_crossentropy,
+            reduction,
+            name,
+            dtype,
             alpha=alpha,
             gamma=gamma,
             from_logits=from_logits,
@@ -241,7 +265,6 @@ class CategoricalFocalCrossentropy(_Loss):
             axis=axis,
             epsilon=epsilon,
         )
-        super().__init__(function, reduction, name, dtype)
 
 
 class CategoricalGeneralizedCrossEntropy(_Loss):
@@ -270,8 +293,7 @@ class CategoricalGeneralizedCrossEntropy(_Loss):
     ):
         if not 0 < q < 1:
             raise ValueError(f"q must be in the interval (0, 1); got {q}.")
-        function = partial(categorical_generalized_cross_entropy, q=q)
-        super().__init__(function, reduction, name, dtype)
+        super().__init__(categorical_generalized_cross_entropy, reduction, name, dtype, q=q)
 
     def _losses(self, y_true, y_pred):
         y, x = _checks.array("y_true", y_true), _checks.array("y_pred", y_pred)
@@ -309,14 +331,16 @@ class BinaryCrossentropy(_Loss):
         *,
         epsilon=0.0,
     ):
-        function = partial(
+        super().__init__(
             binary_crossentropy,
+            reduction,
+            name,
+            dtype,
             from_logits=from_logits,
             label_smoothing=label_smoothing,
             axis=axis,
             epsilon=epsilon,
         )
-        super().__init__(function, reduction, name, dtype)
 
 
 class BinaryFocalCrossentropy(_Loss):
@@ -357,8 +381,11 @@ class BinaryFocalCrossentropy(_Loss):
         *,
         epsilon=0.0,
     ):
-        function = partial(
+        super().__init__(
             binary_focal_crossentropy,
+            reduction,
+            name,
+            dtype,
             apply_class_balancing=apply_class_balancing,
             alpha=alpha,
             gamma=gamma,
@@ -367,7 +394,6 @@ class BinaryFocalCrossentropy(_Loss):
             axis=axis,
             epsilon=epsilon,
         )
-        super().__init__(function, reduction, name, dtype)
 
 
 class KLDivergence(_Loss):
@@ -396,11 +422,11 @@ class KLDivergence(_Loss):
         *,
         epsilon=0.0,
     ):
-        super().__init__(partial(kl_divergence, epsilon=epsilon), reduction, name, dtype)
+        super().__init__(kl_divergence, reduction, name, dtype, epsilon=epsilon)
 
 
 def compiled_loss(loss: _Loss, keras):
-    """A loss of this module as one that ``model.compile`` of the JAX backend takes.
+    """A loss of this module as one that ``model.compile`` of the JAX backend takes, and saves.
 
     Keras calls a loss that is not of its own class without the sample weights (and so without
     ``class_weight``), and multiplies what it returns: right for functions, wrong for what is
@@ -411,20 +437,47 @@ def compiled_loss(loss: _Loss, keras):
       keras: the module ``keras``, which jaxent never imports.
 
     Returns:
-      a ``keras.losses.Loss``.
+      a ``keras.losses.Loss``. To load its model in another program, :func:`register` first.
 
     Example:
       ``model.compile(loss=compiled_loss(BinaryCrossentropy(from_logits=True), keras))``
     """
+    return register(keras)(loss)
 
+
+@cache
+def register(keras) -> type:
+    """Tell ``keras.saving`` of the losses of this module, so that ``load_model`` finds them.
+
+    Args:
+      keras: the module ``keras``, which jaxent never imports.
+
+    Returns:
+      the class of what :func:`compiled_loss` returns.
+
+    Example:
+      ``register(keras)``, and then ``keras.saving.load_model("model.keras")``
+    """
+    for loss in _Loss.__subclasses__():
+        keras.saving.register_keras_serializable("jaxent")(loss)
+
+    @keras.saving.register_keras_serializable("jaxent")
     class JaxentLoss(keras.losses.Loss):
-        def __init__(self):
-            super().__init__(name=loss.name)
+        def __init__(self, loss):
+            super().__init__(loss.name, loss.reduction)
+            self.loss = loss
 
         def __call__(self, y_true, y_pred, sample_weight=None):
-            return loss(y_true, y_pred, sample_weight)
+            return self.loss(y_true, y_pred, sample_weight)
 
         def call(self, y_true, y_pred):
-            return loss.call(y_true, y_pred)
+            return self.loss.call(y_true, y_pred)
 
-    return JaxentLoss()
+        def get_config(self):
+            return {"loss": keras.saving.serialize_keras_object(self.loss)}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(keras.saving.deserialize_keras_object(config["loss"]))
+
+    return JaxentLoss
