@@ -311,6 +311,30 @@ def test_what_a_keras_class_prints():
     )
 
 
+@pytest.mark.parametrize("name", KERAS_CLASSES)
+def test_weights_of_examples_that_are_one(name):
+    """In Keras each weight multiplies the one loss of all three."""
+    x = jnp.array([0.5, 0.25, 0.25])
+    y = jnp.array(1) if name.startswith(("Sparse", "CategoricalGen")) else jnp.array([0.0, 1, 0])
+    loss = getattr(keras, name)()
+    with pytest.raises(ValueError, match=r"y_pred \[3\] is one example of 3 outputs; .* \[3, 1\]"):
+        loss(y, x, jnp.array([1.0, 0.0, 5.0]))
+    np.testing.assert_allclose(loss(y, x, jnp.array([2.0])), 2 * loss(y, x), rtol=1e-6)
+
+
+def test_class_weights_of_labels_that_can_be_read_in_two_ways():
+    """Rows of 0 and 1 as integers look one-hot; whole numbers above 1 as floats, like indices."""
+    weights, table = keras.class_weight_to_sample_weights, {1: 3.0}
+    onehot, grid = jnp.eye(3, dtype=int)[jnp.array([1, 0])], jnp.array([[2, 1], [0, 1]])
+    for labels in (onehot, onehot.astype(bool)):
+        with pytest.raises(ValueError, match="axis=-1 if they are one-hot"):
+            weights(labels, table)
+        np.testing.assert_array_equal(weights(labels, table, axis=-1), [3.0, 1.0])
+    with pytest.raises(ValueError, match=r"integers, y.astype\(jnp.int32\)"):
+        weights(grid.astype(jnp.float32), table)
+    np.testing.assert_array_equal(weights(grid, table), [[1.0, 3.0], [1.0, 3.0]])
+
+
 DIALECTS = (F, optax, keras, nn, tf1, compat.tensorflow.random, compat.tensorflow)
 
 

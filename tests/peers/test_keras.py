@@ -352,15 +352,27 @@ def test_a_model_loaded_by_another_program(tmp_path):
 def test_class_weights():
     from keras.src.trainers.data_adapters.data_adapter_utils import class_weight_to_sample_weights
 
-    table = {1: 4.0}
-    for y, axis in ((CLASS, None), (np.eye(3)[CLASS], -1)):
+    table, onehot = {1: 4.0}, np.eye(3, dtype="f4")[CLASS]
+    for y in (
+        CLASS,
+        CLASS - 1e-3,
+        CLASS[:, None],
+        CLASS[:, None] * 1.0,
+        onehot,
+        0.8 * onehot + 0.1,
+    ):
+        for of in (lambda f: f, jax.jit):
+            mine = of(lambda y: dialect.class_weight_to_sample_weights(y, table))
+            np.testing.assert_array_equal(mine(y), class_weight_to_sample_weights(y, table))
+    for y in (onehot, onehot.astype(int)):
         np.testing.assert_array_equal(
-            dialect.class_weight_to_sample_weights(y, table, axis),
+            dialect.class_weight_to_sample_weights(y, table, -1),
             class_weight_to_sample_weights(y, table),
         )
     grid = CLASS.reshape(2, 3, 4)  # the argmax of each row there
-    weights = jax.jit(lambda y: dialect.class_weight_to_sample_weights(y, table))(grid)
-    np.testing.assert_array_equal(weights, np.array([1.0, 4.0, 1.0])[grid])
+    for y in (grid, grid[..., None]):
+        weights = jax.jit(lambda y: dialect.class_weight_to_sample_weights(y, table))(y)
+        np.testing.assert_array_equal(weights, np.array([1.0, 4.0, 1.0])[grid])
 
 
 # --- where the original is wrong ----------------------------------------------------------------
@@ -491,6 +503,25 @@ def test_weights_of_the_leading_axes():
     loss = dialect.SparseCategoricalCrossentropy(True, reduction="mean_with_sample_weight")
     each = dialect.sparse_categorical_crossentropy(y, jnp.asarray(x), from_logits=True)
     np.testing.assert_allclose(loss(y, jnp.asarray(x), w[:, None]), each[0].mean(), rtol=1e-5)
+
+
+def test_weights_of_one_example():
+    """Each multiplies its loss there."""
+    y, x, w = np.array([0.0, 1.0, 1.0]), jnp.array([0.5, 1.0, 2.0]), np.array([1.0, 0.0, 5.0])
+    one = float(dialect.BinaryCrossentropy(True)(y, x))
+    there = in_standard_jax(theirs.BinaryCrossentropy(True))
+    np.testing.assert_allclose(there(y, x, w), 2 * one, rtol=1e-6)
+    with pytest.raises(ValueError, match="one example of 3 outputs"):
+        dialect.BinaryCrossentropy(True)(y, x, w)
+    agreeing = (m.BinaryCrossentropy(True)(y[:, None], x[:, None], w) for m in (theirs, dialect))
+    np.testing.assert_allclose(*in_standard_jax(lambda: [*agreeing])(), rtol=1e-6)
+
+
+def test_nothing_broadcasts_in_the_focal_loss():
+    """In no other loss of dense labels there."""
+    assert in_standard_jax(theirs.categorical_focal_crossentropy)(Q[:1], Q).shape == (3,)
+    with pytest.raises(ValueError, match="y_true must have the shape of y_pred"):
+        dialect.categorical_focal_crossentropy(Q[:1], Q)
 
 
 def test_smoothing_out_of_range():

@@ -25,6 +25,12 @@ A mean over nothing is 0. What differs, because it is wrong there:
 - The focal losses of logits go through no clipped probability.
 - Weights of fewer axes than the losses are those of the leading axes (of the trailing ones where
   only these fit), and ``mean_with_sample_weight`` divides by the weights of all losses.
+- To a class, a ``y_pred`` ``[N]`` is one example of N outputs, and has one weight. (There its one
+  loss is multiplied by each of N weights. N examples of one output are ``[N, 1]``.)
+- ``categorical_focal_crossentropy`` takes ``y_true`` of exactly the shape of ``y_pred``, as the
+  other losses of dense labels do. (There it alone broadcasts.)
+- Class weights of integer labels ``[N, T]`` are weights ``[N, T]``. (There each row is one label,
+  the place of its largest entry, as of one-hot rows: here those are floats, or have an ``axis``.)
 - ``CategoricalGeneralizedCrossEntropy`` takes labels ``[batch, 1]`` (a loss of all pairs there).
 - ``label_smoothing`` outside [0, 1] raises.
 

@@ -65,7 +65,7 @@ class _Loss:
             w = _checks.array("sample_weight", sample_weight)
             if w.ndim == loss.ndim + 1 == 2 and w.shape[-1] == 1:
                 loss, keep = loss[:, None], None if keep is None else keep[:, None]
-            w = _weights(w, loss.shape).astype(loss.dtype)
+            w = _weights(w, loss.shape, jnp.shape(y_pred)).astype(loss.dtype)
         if keep is not None:
             w = keep.astype(loss.dtype) if w is None else jnp.where(keep, w, 0)
         return _REDUCTIONS[self.reduction](loss, w, keep).astype(self.dtype)
@@ -75,8 +75,14 @@ class _Loss:
         return self.function(y, x), None
 
 
-def _weights(w, shape):
+def _weights(w, shape, predictions):
     """Weights of exactly this shape: with an axis of 1 more, of its leading or trailing axes."""
+    if w.size > 1 and not shape and len(predictions) == 1:
+        n = predictions[0]
+        raise ValueError(
+            f"sample_weight {_checks.describe(w)} is for several examples, and y_pred [{n}] is one "
+            f"example of {n} outputs; for {n} examples give it shape [{n}, 1]."
+        )
     if w.ndim == len(shape) + 1 and w.shape[-1] == 1:
         w = w[..., 0]
     if w.ndim < len(shape) and w.shape == shape[: w.ndim]:

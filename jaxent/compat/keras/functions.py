@@ -126,7 +126,7 @@ def categorical_focal_crossentropy(
     """``keras.losses.categorical_focal_crossentropy``: Σ q_c · alpha_c (1 − p_c)^gamma (−log p_c).
 
     Args:
-      y_true: target distributions, real, the shape of ``y_pred``.
+      y_true: target distributions, real, exactly the shape of ``y_pred`` (broadcast there).
       y_pred: float, any rank.
       alpha: the weight of all classes, or of each.
       gamma: the exponent, a scalar ≥ 0.
@@ -307,31 +307,67 @@ def class_weight_to_sample_weights(
 ) -> jax.Array:
     """What ``fit(class_weight=)`` makes of a dict: one weight an example, for labels of any rank.
 
+    As there, a last axis of size 1 is dropped, and floats of more axes are dense labels. Integers
+    of more axes are class indices. (There their last axis would hold classes as well, and a row of
+    indices count as the place of its largest.)
+
     Args:
-      y: class indices, any shape and dtype; or dense labels, with ``axis``.
+      y: class indices, any shape; or dense labels, float or with ``axis``.
       class_weight: class to weight; a class that is not in it weighs 1.
       axis: the class axis of dense labels, whose largest entry is the class.
 
     Returns:
-      weights, float32, the shape of ``y``, without ``axis``.
+      weights, float32, the shape of ``y`` without its class axis, or last axis of size 1.
 
     Raises:
-      ValueError: a class that is negative; ``axis`` out of bounds.
+      ValueError: a class that is negative; ``axis`` out of bounds; without ``axis``, integer rows
+        that look one-hot, or dense labels outside [0, 1], where they can be seen.
 
     Example:
       >>> print(class_weight_to_sample_weights(jnp.array([[0, 1], [2, 1]]), {1: 3.0}))
       [[1. 3.]
        [1. 3.]]
+      >>> print(class_weight_to_sample_weights(jnp.eye(3), {1: 3.0}))
+      [1. 3. 1.]
     """
     if any(c < 0 for c in class_weight):
         raise ValueError(f"class_weight must have classes from 0; got {min(class_weight)}.")
-    y = _checks.array("y", y)
-    y = y if axis is None else jnp.argmax(y, axes_of(axis, y.ndim)[0])
-    y = y.astype(jnp.int32)
+    y = _classes(_checks.array("y", y), axis)
     other = max(class_weight, default=-1) + 1
     table = [class_weight.get(c, 1.0) for c in range(other)] + [1.0]
     inside = (y >= 0) & (y < other)
     return class_weights(jnp.where(inside, y, other), jnp.asarray(table, jnp.float32))
+
+
+def _classes(y, axis):
+    """Class indices of labels: themselves, or the largest entry of those that are dense."""
+    if axis is None and y.ndim > 1:
+        if y.shape[-1] == 1:
+            y = y[..., 0]
+        elif _dense_labels(y):
+            axis = -1
+    if axis is not None:
+        return jnp.argmax(y, axes_of(axis, y.ndim)[0]).astype(jnp.int32)
+    return (jnp.round(y) if _checks.is_float(y) else y).astype(jnp.int32)
+
+
+def _dense_labels(y):
+    """Whether the last axis of y holds classes: that of floats. Its values must not deny it."""
+    values = _checks.known(y)
+    if values is None or not values.size:
+        return _checks.is_float(y)
+    if _checks.is_float(y) and not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"y {_checks.describe(y)} has no dense labels, which are in [0, 1]. Class indices of "
+            "more than one axis are integers, y.astype(jnp.int32)."
+        )
+    onehot = (values.max(-1) == 1).all() and (np.sort(values)[..., :-1] == 0).all()
+    if onehot and not _checks.is_float(y):
+        raise ValueError(
+            f"y {_checks.describe(y)} may be one-hot or class indices. Use axis=-1 if they are "
+            "one-hot, and y[..., None] if they are indices."
+        )
+    return _checks.is_float(y)
 
 
 # --- arguments ----------------------------------------------------------------------------------
