@@ -26,6 +26,13 @@ def axes_of(axis: Axes, ndim: int) -> tuple[int, ...]:
     return axes
 
 
+def one_axis(axis: int, ndim: int) -> int:
+    """One axis as a non-negative number."""
+    if isinstance(axis, bool | tuple) or axis is None:
+        raise ValueError(f"axis must be an integer; got {axis}.")
+    return axes_of(axis, ndim)[0]
+
+
 def classes_last(x: jax.Array, axis: Axes) -> jax.Array:
     """x with these axes flattened, in their order, into one last axis."""
     axes = axes_of(axis, x.ndim)

@@ -70,6 +70,11 @@ def test_softmax(shape, axis):
     check("nn", "sparse_softmax_cross_entropy_with_logits", {"logits": x}, labels=y)
 
 
+def test_no_axis_is_the_last():
+    x, q = draw(1, 2, 3, 4), distributions(2, 2, 3, 4)
+    check("nn", "softmax_cross_entropy_with_logits", {"labels": q, "logits": x}, axis=None)
+
+
 def test_broadcast_labels():
     x, q = draw(1, 6, 5), distributions(2, 1, 5)
     check("nn", "softmax_cross_entropy_with_logits", {"logits": x}, labels=q)
@@ -207,6 +212,7 @@ SPARSE = "sparse_softmax_cross_entropy"
         ("nn", "softmax_cross_entropy_with_logits", {"labels": Q, "logits": X[0]}),
         ("nn", "softmax_cross_entropy_with_logits", {"labels": Q, "logits": X.astype(int)}),
         ("nn", "softmax_cross_entropy_with_logits", {"labels": Q, "logits": X, "axis": 3}),
+        ("nn", "softmax_cross_entropy_with_logits", {"labels": Q, "logits": X, "axis": (0, 1)}),
         ("nn", SPARSE + "_with_logits", {"labels": Y[:2], "logits": X}),
         ("nn", SPARSE + "_with_logits", {"labels": Y[:, None], "logits": X}),
         ("nn", SPARSE + "_with_logits", {"labels": Y[0], "logits": X}),

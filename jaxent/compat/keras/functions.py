@@ -9,7 +9,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxent import _checks, losses, probabilities, sigmoid, soft, stats
-from jaxent.compat._arrays import axes_of, balance, broadcast_shape, classes_last, smooth, stretch
+from jaxent.compat._arrays import (
+    axes_of,
+    balance,
+    broadcast_shape,
+    classes_last,
+    one_axis,
+    smooth,
+    stretch,
+)
 from jaxent.weights import class_weights
 
 
@@ -52,7 +60,7 @@ def sparse_categorical_crossentropy(
 def sparse_losses(y_true, y_pred, from_logits, ignore_class, axis, epsilon):
     """Losses and which examples are not ignored, or None."""
     x, y = _pred(y_pred, from_logits, epsilon), _checks.array("y_true", y_true)
-    axis = _axis(axis, x)
+    axis = one_axis(axis, x.ndim)
     if y.ndim == x.ndim and y.shape[axis] == 1:
         y = jnp.squeeze(y, axis)
     whole = y.astype(jnp.int32)
@@ -379,17 +387,10 @@ def _pred(y_pred, from_logits, epsilon):
     return _checks.floats("y_pred", y_pred)
 
 
-def _axis(axis, x):
-    if isinstance(axis, bool):
-        raise ValueError(f"axis must be an integer; got {axis}.")
-    (axis,) = axes_of(axis, x.ndim)
-    return axis
-
-
 def _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon):
     """Predictions, and rows ``[..., C]`` of them and of the smoothed targets."""
     x = _pred(y_pred, from_logits, epsilon)
-    axis = _axis(axis, x)
+    axis = one_axis(axis, x.ndim)
     q = _checks.elements("y_true", y_true, "y_pred", x.shape)
     if x.shape[axis] == 1:
         warnings.warn(

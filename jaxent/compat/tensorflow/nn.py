@@ -26,7 +26,7 @@ from jaxent import losses as _losses
 from jaxent import sampled as _sampled
 from jaxent import sigmoid as _sigmoid
 from jaxent import soft as _soft
-from jaxent.compat._arrays import classes_last, stretch
+from jaxent.compat._arrays import classes_last, one_axis, stretch
 from jaxent.compat._names import only as _only
 from jaxent.compat.tensorflow.random import (
     _true_classes,
@@ -54,14 +54,14 @@ __getattr__ = _only(__name__, "tf.nn")
 
 
 def softmax_cross_entropy_with_logits(
-    labels: ArrayLike, logits: ArrayLike, axis: int = -1, name: str | None = None
+    labels: ArrayLike, logits: ArrayLike, axis: int | None = -1, name: str | None = None
 ) -> jax.Array:
     """``tf.nn.softmax_cross_entropy_with_logits``: dense labels. Gradients flow into them too.
 
     Args:
       labels: non-negative, real; broadcasts to the logits.
       logits: float, any rank.
-      axis: the class axis.
+      axis: the class axis, one integer; None is the last.
       name: ignored.
 
     Returns:
@@ -69,7 +69,7 @@ def softmax_cross_entropy_with_logits(
 
     Raises:
       TypeError: logits not floating-point, labels not real.
-      ValueError: labels do not broadcast to the logits; ``axis`` out of bounds.
+      ValueError: labels do not broadcast to the logits; ``axis`` out of bounds, or not one.
 
     Example:
       >>> labels, logits = jnp.array([[0.0, 0.8, 0.2]]), jnp.array([[4.0, 2.0, 1.0]])
@@ -78,6 +78,7 @@ def softmax_cross_entropy_with_logits(
     """
     x = _checks.floats("logits", logits)
     q = stretch("labels", _checks.array("labels", labels), x.shape)
+    axis = one_axis(-1 if axis is None else axis, x.ndim)
     return _soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
 
 
