@@ -199,6 +199,24 @@ def test_labels_out_of_range_where_they_can_be_seen(name, error):
         INTEGER_LABELS[name](x, jnp.array([0, 0, 0, 0, 0, 9]))
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        *(getattr(keras, n) for n in keras.__all__ if n.lower().endswith(("entropy", "gence"))),
+        *(getattr(nn, name) for name in nn.__all__ if name.endswith("with_logits")),
+        *(getattr(tf1, name) for name in tf1.__all__ if name.endswith("cross_entropy")),
+    ],
+    ids=lambda loss: loss.__name__,
+)
+def test_labels_and_scores_in_the_other_order(loss):
+    """Labels come first in Keras and TensorFlow, and the message does not say otherwise."""
+    loss = loss() if isinstance(loss, type) else loss
+    more = {name: 0.5 for name in ("q", "pos_weight") if name in inspect.signature(loss).parameters}
+    order = r"The order is \((y_true, y_pred|labels, logits)\)"
+    with pytest.raises(TypeError, match=order):
+        loss(LOGITS[0], LABELS[0], **more)
+
+
 def test_labels_of_any_integer_dtype():
     """Wider than the classes, narrower, unsigned: all the same label."""
     losses = [loss for name, loss in INTEGER_LABELS.items() if name != "torch smoothed"]

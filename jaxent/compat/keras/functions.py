@@ -15,6 +15,7 @@ from jaxent.compat._arrays import (
     broadcast_shape,
     classes_last,
     one_axis,
+    scores,
     smooth,
     stretch,
 )
@@ -190,7 +191,7 @@ def categorical_generalized_cross_entropy(
       >>> print(categorical_generalized_cross_entropy(jnp.array([0]), p, 0.5))
       [1.]
     """
-    p = _checks.floats("y_pred", y_pred)
+    p = _pred(y_pred)
     y = _checks.array("y_true", y_true).astype(jnp.int32)
     wide = p.astype(_checks.accumulator(p))
     log_p = jnp.log(jnp.maximum(wide, jnp.finfo(wide.dtype).tiny))
@@ -300,7 +301,7 @@ def kl_divergence(y_true: ArrayLike, y_pred: ArrayLike, *, epsilon: float = 0.0)
       >>> print(kl_divergence(q, p))  # log(2) / 2
       [0.3466]
     """
-    p, q = _pred(y_pred, False, epsilon), _checks.array("y_true", y_true)
+    p, q = _pred(y_pred, epsilon=epsilon), _checks.array("y_true", y_true)
     shape, dtype = broadcast_shape(y_true=q, y_pred=p), _checks.accumulator(p)
     p, q = (stretch(name, x.astype(dtype), shape) for name, x in (("y_pred", p), ("y_true", q)))
     if epsilon:
@@ -381,10 +382,10 @@ def _dense_labels(y):
 # --- arguments ----------------------------------------------------------------------------------
 
 
-def _pred(y_pred, from_logits, epsilon):
+def _pred(y_pred, from_logits=False, epsilon=0.0):
     if from_logits and epsilon:
         raise ValueError("epsilon clips probabilities; logits need none.")
-    return _checks.floats("y_pred", y_pred)
+    return scores("y_pred", y_pred, "(y_true, y_pred)")
 
 
 def _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon):

@@ -11,6 +11,8 @@ of logits have no gradient. What differs, because it is wrong there:
 - What differs in :mod:`jaxent.compat.tensorflow.nn`.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -22,7 +24,7 @@ from jaxent import sigmoid as _sigmoid
 from jaxent import soft as _soft
 from jaxent._classes import class_indices
 from jaxent._numerics import times
-from jaxent.compat._arrays import is_zero, smooth
+from jaxent.compat._arrays import is_zero, scores, smooth
 from jaxent.compat._names import only as _only
 from jaxent.losses import cross_entropy
 
@@ -135,7 +137,7 @@ def softmax_cross_entropy(
       >>> print(softmax_cross_entropy(labels, logits, weights=jnp.array([2.0, 0.0])))  # 2 log 3
       2.1972246
     """
-    x = _given("logits", logits, _checks.floats)
+    x = _given("logits", logits, _scores)
     q = _checks.targets(x, _given("onehot_labels", onehot_labels, _checks.array))
     q = jax.lax.stop_gradient(q.astype(_checks.accumulator(x)))
     q = smooth(q, label_smoothing, 1 / max(x.shape[-1], 1))
@@ -176,7 +178,7 @@ def sparse_softmax_cross_entropy(
       >>> print(sparse_softmax_cross_entropy(labels, jnp.zeros((2, 2)), weights=table[labels]))
       1.3862944
     """
-    x = _given("logits", logits, _checks.floats)
+    x = _given("logits", logits, _scores)
     y = _given("labels", labels, _checks.indices)
     if x.ndim == y.ndim + 2 and x.shape[-1] == 1:
         x = x[..., 0]
@@ -228,7 +230,7 @@ def sigmoid_cross_entropy(
       >>> print(sigmoid_cross_entropy(jnp.ones((2, 2)), jnp.zeros((2, 2))))
       0.6931472
     """
-    x = _given("logits", logits, _checks.floats)
+    x = _given("logits", logits, _scores)
     z = _checks.targets(x, _given("multi_class_labels", multi_class_labels, _checks.array))
     z = smooth(z.astype(_checks.accumulator(x)), label_smoothing, 0.5)
     w = _weights(weights, x.shape)
@@ -285,6 +287,9 @@ def log_loss(
 
 
 # --- labels, weights, reductions ----------------------------------------------------------------
+
+
+_scores = partial(scores, order="(labels, logits)")
 
 
 def _given(name, value, check):

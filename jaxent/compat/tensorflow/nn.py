@@ -26,7 +26,7 @@ from jaxent import losses as _losses
 from jaxent import sampled as _sampled
 from jaxent import sigmoid as _sigmoid
 from jaxent import soft as _soft
-from jaxent.compat._arrays import classes_last, one_axis, stretch
+from jaxent.compat._arrays import classes_last, one_axis, scores, stretch
 from jaxent.compat._names import only as _only
 from jaxent.compat.tensorflow.random import (
     _true_classes,
@@ -76,7 +76,7 @@ def softmax_cross_entropy_with_logits(
       >>> print(softmax_cross_entropy_with_logits(labels=labels, logits=logits))
       [2.3698]
     """
-    x = _checks.floats("logits", logits)
+    x = scores("logits", logits, "(labels, logits)")
     q = stretch("labels", _checks.array("labels", labels), x.shape)
     axis = one_axis(-1 if axis is None else axis, x.ndim)
     return _soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
@@ -104,7 +104,8 @@ def sparse_softmax_cross_entropy_with_logits(
       >>> print(sparse_softmax_cross_entropy_with_logits(labels=jnp.array([0, 2]), logits=logits))
       [0.2022 0.2617]
     """
-    x, y = _checks.logits(logits), _checks.indices("labels", labels)
+    x = _checks.logits(scores("logits", logits, "(labels, logits)"))
+    y = _checks.indices("labels", labels)
     loss = _losses.cross_entropy(x, y)
     fault = _checks.label_fault(y, x.shape[-1])
     if fault:
@@ -136,7 +137,7 @@ def sigmoid_cross_entropy_with_logits(
     """
     if labels is None or logits is None:
         raise ValueError("labels and logits must both be given.")
-    x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
+    x, z = scores("logits", logits, "(labels, logits)"), _checks.array("labels", labels)
     return _sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
 
 
@@ -166,7 +167,7 @@ def weighted_cross_entropy_with_logits(
       >>> print(weighted_cross_entropy_with_logits(labels=z, logits=x, pos_weight=3.0))
       [2.0794 0.6931]
     """
-    x, z = _checks.floats("logits", logits), _checks.array("labels", labels)
+    x, z = scores("logits", logits, "(labels, logits)"), _checks.array("labels", labels)
     if jnp.ndim(pos_weight):
         pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
     return _sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)
