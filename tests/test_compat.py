@@ -254,6 +254,30 @@ def test_options_are_traced():
     assert all(np.isnan(a).any() for a in losses(1.5, -2.0)[:4])
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.int8])
+def test_a_traced_ignore_index(dtype):
+    """As one that is known; −100 is not uint8's 156. Probabilities have none."""
+    x, y = jax.nn.log_softmax(jnp.zeros((3, 200))), jnp.asarray(np.array([0, 100, 1], dtype))
+    for loss in (F.cross_entropy, F.nll_loss):
+        traced = jax.jit(lambda i, loss=loss: loss(x, y, ignore_index=i, reduction="none"))
+        for ignored in (-100, 100, 156):
+            kept = np.array([True, ignored != 100, True])
+            np.testing.assert_allclose(traced(ignored), np.log(200) * kept, rtol=1e-6)
+            np.testing.assert_array_equal(
+                traced(ignored), loss(x, y, ignore_index=ignored, reduction="none")
+            )
+    with pytest.raises(ValueError, match="ignore_index is for class indices"):
+        jax.jit(lambda i: F.cross_entropy(x, x, ignore_index=i))(-100)
+
+
+def test_classes_on_the_last_axis():
+    with pytest.raises(ValueError, match=r"axis 1: jnp.moveaxis\(input, -1, 1\)"):
+        F.cross_entropy(jnp.zeros((2, 3, 4)), jnp.zeros((2, 3), int))
+    with pytest.raises(ValueError, match="target must") as caught:
+        F.cross_entropy(jnp.zeros((2, 3, 4)), jnp.zeros((2, 5), int))
+    assert "moveaxis" not in str(caught.value)
+
+
 def test_options_that_are_arrays_are_bounded_as_numbers_are():
     """They raise where they can be seen; elsewhere their elements are NaN."""
     x, q = jnp.asarray(LOGITS[0]), jnp.asarray(ONEHOT[0])

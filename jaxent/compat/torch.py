@@ -24,7 +24,10 @@ index out of range makes its loss and gradient NaN. What differs, because it is 
 - ``binary_cross_entropy`` of a probability that rules its target out is infinite, and so is its
   gradient (100 and 1e12 there); that of a certain and right one has its slope (0 there).
 - A negative ``label_smoothing`` or ``pos_weight`` raises.
-- Class indices may have any integer dtype.
+- ``size_average`` and ``reduce`` replace every ``reduction``, as they are said to. (There a
+  "batchmean" is still divided by the batch.)
+- Class indices may have any integer dtype. One of shape ``[1]`` is as good as a scalar for an
+  unbatched input (there without ``label_smoothing`` or a gradient only).
 """
 
 from typing import Any
@@ -374,7 +377,8 @@ def kl_div(
 def _of_probabilities(x, q, table, ignore_index, label_smoothing):
     """Losses of probabilities, and the dtype of the result."""
     q = _checks.floats("target", q)
-    if ignore_index >= 0:
+    ignored = _checks.known(ignore_index)
+    if ignored is None or ignored >= 0:
         raise ValueError("ignore_index is for class indices; target holds probabilities.")
     dtype, row = wider(x, q), q.astype(wider(x, q, jnp.zeros((), _checks.accumulator(x))))
     row = smooth(row, label_smoothing, 1 / max(x.shape[-1], 1))
@@ -455,10 +459,12 @@ def _indices(x, target, shape, ignore_index):
     y = _checks.indices("target", target)
     y = y[0] if single else y
     if y.shape != x.shape[:-1]:
-        raise _checks.shape_error("target", y, x.shape[:-1], "input without its class dimension")
-    info = jnp.iinfo(y.dtype)
-    known = info.min <= ignore_index <= info.max  # −100 is no uint8, and must not become one
-    keep = y != jnp.asarray(ignore_index, y.dtype) if known else jnp.ones(y.shape, bool)
+        swapped = x.ndim > 2 and y.shape == (x.shape[0], x.shape[-1], *x.shape[1:-2])
+        cure = "Classes are on axis 1: jnp.moveaxis(input, -1, 1)." if swapped else ""
+        like = "input without its class dimension"
+        raise _checks.shape_error("target", y, x.shape[:-1], like, cure)
+    with jax.numpy_dtype_promotion("standard"):  # −100 is no uint8, and must not become one
+        keep = y != _checks.indices("ignore_index", ignore_index)
     fault = _checks.label_fault(y, x.shape[-1], keep)
     if fault:
         raise IndexError(

@@ -563,3 +563,10 @@ def test_second_derivatives_and_transformations():
     np.testing.assert_allclose(
         jnp.einsum("bniNj,nN->bnij", hessian, jnp.eye(3)) * 3, truth, atol=1e-5
     )
+
+
+def test_a_negative_weight_of_the_positives():
+    """Taken as it is there."""
+    assert np.isfinite(tf.nn.weighted_cross_entropy_with_logits(Q, X, -1.0)).all()
+    with pytest.raises(ValueError, match="pos_weight"):
+        dialect.nn.weighted_cross_entropy_with_logits(Q, X, -1.0)

@@ -396,3 +396,25 @@ def test_negative_options():
         F.cross_entropy(jnp.asarray(X), jnp.asarray(Y), label_smoothing=-0.1)
     with pytest.raises(ValueError, match="pos_weight"):
         F.binary_cross_entropy_with_logits(jnp.asarray(X), jnp.asarray(Q), pos_weight=-1.0)
+
+
+def test_old_reductions_of_a_batchmean():
+    """Divided by the batch there, although they are said to override it."""
+    x, q = np.log(distributions(1, 3, 4)), distributions(2, 3, 4)
+    options = {"size_average": False, "reduction": "batchmean"}
+    there = reference(theirs.kl_div, [x, q], "float32", **options)
+    mine = ours(F.kl_div, [x, q], "float32", **options)
+    np.testing.assert_allclose(mine[0], 3 * there[0], rtol=1e-5)
+    check("kl_div", [x, q], reduction="sum")
+
+
+def test_one_target_of_an_unbatched_input():
+    """A value, and no gradient nor smoothing there."""
+    x, y = draw(1, 5), np.array([3])
+    for options in ({}, {"label_smoothing": 0.1}):
+        with pytest.raises(RuntimeError):
+            reference(theirs.cross_entropy, [x], "float32", target=y, **options)
+        one = ours(F.cross_entropy, [x], "float32", target=y, **options)
+        agree(one, ours(F.cross_entropy, [x], "float32", target=y[0], **options), "float32")
+    value = theirs.cross_entropy(torch.tensor(x), torch.tensor(y))
+    np.testing.assert_allclose(F.cross_entropy(jnp.asarray(x), y), value, rtol=1e-5)

@@ -5,7 +5,8 @@ computed in float32. What differs, because it is wrong there:
 
 - Dense labels need not sum to 1: the gradient is Σ q · p − q. (There it is p − q whatever the row
   sums to, so that a row of zeros trains.)
-- ``weighted_cross_entropy_with_logits`` has the right gradient at a logit of 0.
+- ``weighted_cross_entropy_with_logits`` has the right gradient at a logit of 0, and raises for a
+  negative ``pos_weight``.
 - A class ruled out by a logit of −inf adds nothing where its label is 0, and ±inf logits of a
   sigmoid have their limits (NaN there).
 - Confident examples keep their tiny loss and gradient.
