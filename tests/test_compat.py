@@ -87,6 +87,11 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
         lambda x, z: F.binary_cross_entropy(jax.nn.sigmoid(x / 256), 0.8 * z + 0.1),
         BINARY,
     ),
+    "torch soft margin": (lambda x, z: F.soft_margin_loss(x, 2 * z - 1), BINARY),
+    "torch multilabel": (
+        lambda x, z: F.multilabel_soft_margin_loss(x, z, jnp.asarray(TABLE)),
+        BINARY,
+    ),
     "torch kl": (of_probs(lambda p, q: F.kl_div(jnp.log(p), q, reduction="sum")), SOFT),
     "tf sparse": (lambda x, y: nn.sparse_softmax_cross_entropy_with_logits(y, x), LABELS),
     "tf axis": (lambda x, q: nn.softmax_cross_entropy_with_logits(q, x, axis=0), SOFT),
@@ -375,6 +380,21 @@ def test_class_weights_of_labels_that_can_be_read_in_two_ways():
     with pytest.raises(ValueError, match=r"integers, y.astype\(jnp.int32\)"):
         weights(grid.astype(jnp.float32), table)
     np.testing.assert_array_equal(weights(grid, table), [[1.0, 3.0], [1.0, 3.0]])
+
+
+@pytest.mark.parametrize("name", [name for name in F.__all__ if name[0].isupper()])
+def test_a_torch_class(name):
+    """Frozen, pickled, printed; its options are the function's."""
+    loss = getattr(F, name)(reduction="sum")
+    x = jax.nn.log_softmax(jnp.array([[1.0, 2.0], [0.0, -3.0]]))
+    x = jnp.exp(x) if name == "BCELoss" else x
+    y = jnp.array([0, 1]) if name in ("CrossEntropyLoss", "NLLLoss") else jnp.eye(2)
+    for copy in (pickle.loads(pickle.dumps(loss)), eval(repr(loss), vars(F))):
+        assert copy(x, y) == loss(x, y) > 0
+        assert repr(copy) == repr(loss)
+    with pytest.raises(AttributeError):
+        loss.reduction = "mean"
+    assert [*vars(loss)] == [*inspect.signature(type(loss).function).parameters][2:]
 
 
 DIALECTS = (F, optax, keras, nn, tf1, compat.tensorflow.random, compat.tensorflow)

@@ -239,6 +239,7 @@ def public(module):
 
 PAIRS = {
     "optax.losses": compat.optax,
+    "torch.nn": compat.torch,
     "torch.nn.functional": compat.torch,
     "tensorflow.nn": compat.tensorflow.nn,
     "tensorflow.random": compat.tensorflow.random,

@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -112,6 +113,8 @@ def test_dtypes(dtype):
     # 0.01 of an ulp of 16 bits is no logarithm: probabilities away from 1
     check("binary_cross_entropy", [0.8 * q + 0.1, q], dtype, weight=TABLE)
     check("kl_div", [np.log(distributions(6, 6, 5)), q], dtype, reduction="batchmean")
+    check("multilabel_soft_margin_loss", [x, q], dtype, weight=TABLE)
+    check("soft_margin_loss", [x], dtype, target=np.sign(q - 0.2))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -200,6 +203,50 @@ def test_kl_div(shape, other):
     check("kl_div", [log_p, np.log(q)], log_target=True, reduction="none")
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_margins_that_are_soft(reduction):
+    x, z = draw(7, 6, 5), np.random.default_rng(8).uniform(size=(6, 5))
+    name, rows = "multilabel_soft_margin_loss", np.linspace(0, 2, 6)[:, None]
+    for weight in (None, TABLE, rows):
+        check(name, [x, z], weight=weight, reduction=reduction)
+    check(name, [x], target=z.round().astype(int), reduction=reduction)
+    check(name, [x, z[:1]], reduction=reduction)
+    check(name, [x[0], z[0]], reduction=reduction)
+    check(name, [x[:0], z[:0]], reduction=reduction)
+    for shape in ((), (5,), (2, 1, 3, 5)):
+        x = draw(7, *(shape or (1,))).reshape(shape)
+        for y in (np.asarray(np.sign(x[::-1] if shape else x)), np.full((1,) * len(shape), -1)):
+            check("soft_margin_loss", [x], target=y, reduction=reduction)
+    check("soft_margin_loss", [np.zeros((0, 5))], target=np.zeros((0, 5)), reduction=reduction)
+
+
+CLASSES = {
+    "CrossEntropyLoss": (labels_of((6, 5)), {"weight": TABLE, "label_smoothing": 0.1}),
+    "NLLLoss": (labels_of((6, 5), 1), {"weight": TABLE, "ignore_index": 1}),
+    "BCEWithLogitsLoss": (np.full((6, 5), 0.3), {"weight": TABLE, "pos_weight": TABLE + 1}),
+    "BCELoss": (np.full((6, 5), 0.3), {"weight": TABLE}),
+    "KLDivLoss": (np.log(distributions(2, 6, 5)), {"log_target": True}),
+    "MultiLabelSoftMarginLoss": (np.full((6, 5), 0.3), {"weight": TABLE}),
+    "SoftMarginLoss": (np.sign(draw(2, 6, 5)), {}),
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_classes(name):
+    y, options = CLASSES[name]
+    x = np.log(distributions(1, 6, 5))
+    x = np.exp(x) if name == "BCELoss" else x
+    tensors = {k: tensor(v, "float32") if is_float(v) else v for k, v in options.items()}
+    for more in ({}, {"reduction": "none"}, {"size_average": False}):
+        mine, there = partial(getattr(F, name), **more), partial(getattr(torch.nn, name), **more)
+        agree(
+            ours(lambda x, y, f=mine: f(**options)(x, y), [x], "float32", y=y),
+            reference(lambda x, y, f=there: f(**tensors)(x, y), [x], "float32", y=y),
+            "float32",
+            (name, more),
+        )
+
+
 def test_old_reductions():
     x, y = draw(1, 6, 5), labels_of((6, 5))
     for size_average, reduce in itertools.product((None, False, True), repeat=2):
@@ -275,6 +322,14 @@ X, Y, Q = np.zeros((3, 4), np.float32), np.array([0, 1, 2]), np.full((3, 4), 0.2
         ("linear_cross_entropy", {"linear_weight": X, "target": Y[:2]}),
         ("linear_cross_entropy", {"linear_weight": X, "target": Q[:, :3], "ignore_index": 1}),
         ("linear_cross_entropy", {"linear_weight": X, "target": Y, "reduction": "avg"}),
+        ("multilabel_soft_margin_loss", {"target": Q[:2]}),
+        ("multilabel_soft_margin_loss", {"target": Q, "weight": Q[0, :3]}),
+        ("multilabel_soft_margin_loss", {"target": Q, "reduction": "batchmean"}),
+        ("multilabel_soft_margin_loss", {"target": Q, "input": X.astype(int)}),
+        ("soft_margin_loss", {"target": Q[:2]}),
+        ("soft_margin_loss", {"target": Q[None]}),
+        ("soft_margin_loss", {"target": Q, "reduction": "batchmean"}),
+        ("soft_margin_loss", {"target": Q, "input": X.astype(int)}),
         ("kl_div", {"target": Q[:2]}),
         ("kl_div", {"target": Q.astype(np.int64)}),
         ("kl_div", {"target": Q, "reduction": "avg"}),

@@ -1,34 +1,4 @@
-"""The classification losses of ``torch.nn.functional``, by their names.
-
-``from jaxent.compat import torch as F``, and the calls stay. As there: classes on dimension 1 (0 of
-an unbatched input); a target of the input's shape holds probabilities; ``weight`` is a table of
-classes; ``reduction`` is "mean", "sum" or "none"; the result has the input's dtype. A mean divides
-
-=====================================  ===================================================
-class indices                          by the number of targets that are not ``ignore_index``
-class indices with ``weight``          by the sum of these targets' weights
-probabilities, binary losses, kl_div   by their number, whatever their weights
-=====================================  ===================================================
-
-and is NaN, without a gradient, where it divides by 0: a batch that is empty or all ignored. (The
-means of :mod:`jaxent.reductions` are 0 there.) Sums are float32 inside whatever comes in.
-
-Errors are ValueError, TypeError and, for a class index out of range, IndexError; where PyTorch
-raises RuntimeError, here it is the first or second. Under ``jit``, where a value cannot raise, an
-index out of range makes its loss and gradient NaN. What differs, because it is wrong there:
-
-- What the logits of an ignored example hold, NaN too, reaches no gradient.
-- A logit of −inf rules its class out: no loss where its probability is 0, and no share of the
-  smoothing of class indices (without ``weight``, which asks for it class by class).
-- Confident examples keep their tiny loss and gradient.
-- ``binary_cross_entropy`` of a probability that rules its target out is infinite, and so is its
-  gradient (100 and 1e12 there); that of a certain and right one has its slope (0 there).
-- A negative ``label_smoothing`` or ``pos_weight`` raises.
-- ``size_average`` and ``reduce`` replace every ``reduction``, as they are said to. (There a
-  "batchmean" is still divided by the batch.)
-- Class indices may have any integer dtype. One of shape ``[1]`` is as good as a scalar for an
-  unbatched input (there without ``label_smoothing`` or a gradient only).
-"""
+"""The functions of ``torch.nn.functional``."""
 
 from typing import Any
 
@@ -36,28 +6,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxent import _checks
-from jaxent import linear as _linear
-from jaxent import losses as _losses
-from jaxent import probabilities as _probabilities
-from jaxent import sigmoid as _sigmoid
-from jaxent import soft as _soft
-from jaxent import stats as _stats
+from jaxent import _checks, linear, losses, probabilities, sigmoid, soft, stats
 from jaxent._numerics import times
 from jaxent.compat._arrays import broadcast_shape, is_zero, smooth, stretch, wider
-from jaxent.compat._names import only as _only
 from jaxent.reductions import WeightedSum
 from jaxent.weights import class_weights
-
-__all__ = [
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "cross_entropy",
-    "kl_div",
-    "linear_cross_entropy",
-    "nll_loss",
-]
-__getattr__ = _only(__name__, "torch.nn.functional")
 
 
 def cross_entropy(
@@ -112,16 +65,16 @@ def cross_entropy(
         loss, dtype = _of_probabilities(x, _classes_last(y), table, ignore_index, label_smoothing)
         return _reduce(loss, loss.size, reduction, dtype)
     y, keep = _indices(x, target, y.shape, ignore_index)
-    s = _stats.softmax_stats(x, y, where=keep)
+    s = stats.softmax_stats(x, y, where=keep)
     if table is None:
         plain = is_zero(label_smoothing)
-        loss = _losses.nll(s) if plain else _losses.smoothed_nll(s, label_smoothing=label_smoothing)
+        loss = losses.nll(s) if plain else losses.smoothed_nll(s, label_smoothing=label_smoothing)
         return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
     w = class_weights(y, table, where=keep)
-    loss = times(w, _losses.nll(s))
+    loss = times(w, losses.nll(s))
     if not is_zero(label_smoothing):
         epsilon = _checks.option("label_smoothing", label_smoothing, 0, 1, loss.dtype)
-        uniform = _soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
+        uniform = soft.soft_cross_entropy(x, stretch("weight", table, x.shape), where=keep)
         loss = times(1 - epsilon, loss) + times(epsilon / x.shape[-1], uniform)
     return _reduce(loss, jnp.sum(w), reduction, x.dtype)
 
@@ -188,13 +141,13 @@ def linear_cross_entropy(
 
     def loss(s):
         smoothed = not is_zero(label_smoothing)
-        return _losses.smoothed_nll(s, label_smoothing=label_smoothing) if smoothed else s.nll
+        return losses.smoothed_nll(s, label_smoothing=label_smoothing) if smoothed else s.nll
 
     places: dict[str, Any] = {"bias": bias, "where": keep, "classes_axis": 0, "chunk_size": options}
     if reduction == "none":
-        each = loss(_linear.linear_stats(x, head, y, **places))
+        each = loss(linear.linear_stats(x, head, y, **places))
         return (each if w is None else times(w, each)).astype(x.dtype)
-    part: Any = _linear.linear_cross_entropy(x, head, y, w, loss=loss, **places)
+    part: Any = linear.linear_cross_entropy(x, head, y, w, loss=loss, **places)
     return (part.total if reduction == "sum" else part.mean(jnp.nan)).astype(x.dtype)
 
 
@@ -233,7 +186,7 @@ def nll_loss(
     x = _classes_last(_checks.floats("input", input))
     table = _table(weight, x)
     y, keep = _indices(x, target, jnp.shape(target), ignore_index)
-    loss = _losses.nll(_probabilities.log_prob_stats(x, y, where=keep))
+    loss = losses.nll(probabilities.log_prob_stats(x, y, where=keep))
     if table is None:
         return _reduce(loss, jnp.sum(keep, dtype=jnp.int32), reduction, x.dtype)
     w = class_weights(y, table, where=keep)
@@ -280,7 +233,7 @@ def binary_cross_entropy_with_logits(
     positive = 1.0 if pos_weight is None else pos_weight
     if jnp.ndim(positive):
         positive = stretch("pos_weight", _checks.numbers("pos_weight", positive), x.shape)
-    loss = _sigmoid.sigmoid_cross_entropy(x, z.astype(x.dtype), pos_weight=positive)
+    loss = sigmoid.sigmoid_cross_entropy(x, z.astype(x.dtype), pos_weight=positive)
     return _reduce(_weighed(loss, weight), loss.size, reduction, wider(x, z))
 
 
@@ -327,8 +280,80 @@ def binary_cross_entropy(
         values = _checks.known(x)
         if values is not None and not ((values >= 0) & (values <= 1)).all():
             raise ValueError(f"all elements of {name} should be between 0 and 1.")
-    loss = _probabilities.binary_prob_cross_entropy(p, z)
+    loss = probabilities.binary_prob_cross_entropy(p, z)
     return _reduce(_weighed(loss, weight), loss.size, reduction, p.dtype)
+
+
+def multilabel_soft_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    weight: ArrayLike | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """``F.multilabel_soft_margin_loss``: independent classes, their mean one loss an example.
+
+    Args:
+      input: logits, float ``[..., C]``.
+      target: in [0, 1], real; broadcasts to the input.
+      weight: real; broadcasts to the input, ``[C]`` for weights of classes.
+      size_average: as of :func:`cross_entropy`.
+      reduce: as of :func:`cross_entropy`.
+      reduction: "mean", "sum" or "none".
+
+    Returns:
+      a scalar, or with "none" losses ``[...]``.
+
+    Raises:
+      TypeError: input not floating-point, target not real.
+      ValueError: shapes do not fit, an unknown ``reduction``.
+
+    Example:
+      >>> x, z = jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])
+      >>> print(multilabel_soft_margin_loss(x, z, weight=jnp.array([1.0, 3.0])))  # 4 log(2) / 2
+      1.3862944
+    """
+    reduction = _reduction(reduction, size_average, reduce)
+    x, z = _checks.floats("input", input), _checks.array("target", target)
+    each = sigmoid.sigmoid_cross_entropy(x, stretch("target", z, x.shape))
+    loss = jnp.mean(_weighed(each, weight), -1)
+    return _reduce(loss, loss.size, reduction, wider(x, z))
+
+
+def soft_margin_loss(
+    input: ArrayLike,
+    target: ArrayLike,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> jax.Array:
+    """``F.soft_margin_loss``: two classes, −1 and 1, of one logit each: log(1 + e^(−y·x)).
+
+    Args:
+      input: logits, float, any shape.
+      target: −1 or 1, real; broadcasts to the input.
+      size_average: as of :func:`cross_entropy`.
+      reduce: as of :func:`cross_entropy`.
+      reduction: "mean" (over all elements), "sum" or "none".
+
+    Returns:
+      a scalar, or with "none" losses of the input's shape; in its dtype.
+
+    Raises:
+      TypeError: input not floating-point, target not real.
+      ValueError: shapes do not fit, an unknown ``reduction``.
+
+    Example:
+      >>> print(soft_margin_loss(jnp.array([0.0, -2.0]), jnp.array([1, -1]), reduction="none"))
+      [0.6931 0.1269]
+    """
+    reduction = _reduction(reduction, size_average, reduce)
+    x, y = _checks.floats("input", input), _checks.numbers("target", target)
+    dtype = _checks.accumulator(x)
+    margin = times(stretch("target", y, x.shape).astype(dtype), x.astype(dtype))
+    loss = sigmoid.sigmoid_cross_entropy(margin, jnp.ones_like(margin))
+    return _reduce(loss, loss.size, reduction, x.dtype)
 
 
 def kl_div(
@@ -366,7 +391,7 @@ def kl_div(
     reduction = _reduction(reduction, size_average, reduce, "batchmean")
     x, q = _checks.floats("input", input), _checks.floats("target", target)
     shape = broadcast_shape(input=x, target=q)
-    divergence = _probabilities.pointwise_kl_of_logs if log_target else _probabilities.pointwise_kl
+    divergence = probabilities.pointwise_kl_of_logs if log_target else probabilities.pointwise_kl
     terms = divergence(stretch("input", x, shape), stretch("target", q, shape))
     examples = x.shape[0] if x.ndim else 1
     return _reduce(
@@ -384,7 +409,7 @@ def _of_probabilities(x, q, table, ignore_index, label_smoothing):
     row = smooth(row, label_smoothing, 1 / max(x.shape[-1], 1))
     if table is not None:
         row = times(stretch("weight", table.astype(row.dtype), row.shape), row)
-    return _soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
+    return soft.soft_cross_entropy(x.astype(row.dtype), row), dtype
 
 
 # --- weights and reductions ---------------------------------------------------------------------
