@@ -110,6 +110,37 @@ def test_dtypes(dtype):
         check("losses", "sigmoid_cross_entropy", {"logits": x}, dtype, multi_class_labels=q)
 
 
+@pytest.mark.parametrize("size", [None, 0, 12], ids=str)
+def test_average_loss(size):
+    options = {"global_batch_size": size, "compiled": False}
+    for shape, weights in (
+        ((6,), (6,)),
+        ((6,), (6, 1)),
+        ((6,), (1,)),
+        ((6,), ()),
+        ((6, 2), (6,)),
+        ((6, 2), (6, 1)),
+        ((6, 2), (1, 2)),
+        ((2, 3, 2), (2, 3)),
+        ((0,), (0,)),
+    ):
+        primals = {"per_example_loss": draw(1, *shape)}
+        check("nn", "compute_average_loss", primals, **options)
+        w = np.asarray(np.random.default_rng(2).uniform(size=weights))
+        check("nn", "compute_average_loss", primals | {"sample_weight": w}, **options)
+    check("nn", "compute_average_loss", {"per_example_loss": draw(1, 6)}, "float16", **options)
+    flags = np.arange(6) % 2 == 0
+    check("nn", "compute_average_loss", {"per_example_loss": draw(1, 6)}, sample_weight=flags)
+
+
+def test_keras_losses():
+    y, x = np.array([0, 4, 2]), jnp.asarray(draw(1, 3, 5), jnp.float32)
+    mine = dialect.keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, x)
+    # tf.keras would start Keras on TensorFlow in the process that tests its dialect on JAX
+    there = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, np.asarray(x)))
+    np.testing.assert_allclose(mine, there, rtol=1e-5)
+
+
 def test_a_batch_of_nothing():
     nothing, y = np.zeros((0, 5)), np.zeros(0, int)
     check("nn", "softmax_cross_entropy_with_logits", {"labels": nothing, "logits": nothing})
@@ -233,6 +264,11 @@ SPARSE = "sparse_softmax_cross_entropy"
             *("nn", "weighted_cross_entropy_with_logits"),
             {"labels": Q, "logits": X, "pos_weight": Q[:, 0]},
         ),
+        ("nn", "compute_average_loss", {"per_example_loss": X[0, 0]}),
+        ("nn", "compute_average_loss", {"per_example_loss": X[0], "sample_weight": Y}),
+        ("nn", "compute_average_loss", {"per_example_loss": X, "global_batch_size": -1}),
+        ("nn", "compute_average_loss", {"per_example_loss": X, "global_batch_size": 2.0}),
+        ("nn", "compute_average_loss", {"per_example_loss": X, "global_batch_size": Y}),
         ("losses", SPARSE, {"labels": Y, "logits": X, "weights": np.ones((1, 3, 1), "f4")}),
         ("losses", SPARSE, {"labels": Y, "logits": X, "weights": np.ones(2, "f4")}),
         ("losses", SPARSE, {"labels": Y, "logits": X, "weights": None}),

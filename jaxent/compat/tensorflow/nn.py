@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 
 from jaxent import _checks
 from jaxent import losses as _losses
+from jaxent import reductions as _reductions
 from jaxent import sampled as _sampled
 from jaxent import sigmoid as _sigmoid
 from jaxent import soft as _soft
@@ -40,6 +41,7 @@ from jaxent.compat.tensorflow.random import (
 
 __all__ = [
     "all_candidate_sampler",
+    "compute_average_loss",
     "fixed_unigram_candidate_sampler",
     "learned_unigram_candidate_sampler",
     "log_uniform_candidate_sampler",
@@ -172,6 +174,52 @@ def weighted_cross_entropy_with_logits(
     if jnp.ndim(pos_weight):
         pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
     return _sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)
+
+
+def compute_average_loss(
+    per_example_loss: ArrayLike,
+    sample_weight: ArrayLike | None = None,
+    global_batch_size: ArrayLike | None = None,
+) -> jax.Array:
+    """``tf.nn.compute_average_loss``: Σ w · loss / global batch size, whatever the weights.
+
+    Args:
+      per_example_loss: float ``[batch, ...]``.
+      sample_weight: real; broadcasts to the losses, before or after a last axis of 1 is added to
+        it or dropped.
+      global_batch_size: the number of examples over all devices, an integer ≥ 0; None is the number
+        of those here, ``batch``.
+
+    Returns:
+      a scalar in the losses' dtype; 0 where it would divide by 0.
+
+    Raises:
+      TypeError: losses not floating-point, weights not real, a batch size that is no integer.
+      ValueError: losses without an axis, weights that do not fit, a negative batch size.
+
+    Example:
+      >>> loss, w = jnp.array([1.0, 3.0]), jnp.array([2.0, 0.0])
+      >>> print(compute_average_loss(loss, w), compute_average_loss(loss, global_batch_size=8))
+      1.0 0.5
+    """
+    loss = _checks.floats("per_example_loss", per_example_loss)
+    if not loss.ndim:
+        raise ValueError("per_example_loss must have an axis of examples; got a scalar.")
+    w = None
+    if sample_weight is not None:
+        w = _checks.array("sample_weight", sample_weight)
+        if w.ndim == loss.ndim + 1 and w.shape[-1] == 1:
+            w = w[..., 0]
+        elif w.ndim and w.ndim == loss.ndim - 1:
+            w = w[..., None]
+        w = stretch("sample_weight", w, loss.shape)
+    total = _reductions.weighted_sum(loss, w).total
+    size = loss.shape[0] if global_batch_size is None else global_batch_size
+    if not jnp.issubdtype(jnp.result_type(size), jnp.integer):
+        raise TypeError(f"global_batch_size must be an integer; got {size}.")
+    most = float(jnp.finfo(total.dtype).max)
+    size = _checks.option("global_batch_size", size, 0, most, total.dtype)
+    return _reductions.WeightedSum(total, size).mean().astype(loss.dtype)
 
 
 # --- sampled losses -----------------------------------------------------------------------------
