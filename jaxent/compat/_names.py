@@ -13,7 +13,9 @@ def only(here: str, original: str) -> Callable[[str], NoReturn]:
     """The ``__getattr__`` of the module ``here``, which has the cross-entropies of ``original``."""
 
     def missing(name: str) -> NoReturn:
-        place = f"is in jax.nn, or stays in {original}" if hasattr(jax.nn, name) else "stays there"
-        raise AttributeError(f"{here} has {original}'s cross-entropies only; {name} {place}.")
+        place = "is in jax.nn, or " if hasattr(jax.nn, name) else ""
+        raise AttributeError(
+            f"{here} has the cross-entropies of {original} only; {name} {place}stays in {original}."
+        )
 
     return missing
