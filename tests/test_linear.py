@@ -627,6 +627,136 @@ def test_options_are_traced_and_functions_compile_once():
     assert traces["loss"] <= 3 + 1
 
 
+def small():
+    rng = np.random.default_rng(3)
+    hidden, head = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((4, 3), (3, 5)))
+    return hidden, head, jnp.arange(4)
+
+
+class Scale:
+    """Not hashable, as a dataclass is not."""
+
+    __hash__ = None
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, x):
+        return x * self.scale
+
+    def method(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize("kind", ["number", "NumPy array", "JAX array", "method", "callable"])
+def test_functions_are_read_at_each_call(kind):
+    """What they read may have changed since the last one: no program may hold it."""
+    hidden, head, labels = small()
+    own, array = Scale(1.0), np.ones((1, 5), np.float32)
+    if kind == "JAX array":
+        own.scale = jnp.ones((1, 5))
+    functions = {"NumPy array": lambda x: x * array, "callable": own, "method": own.method}
+    logit_fn = functions.get(kind, lambda x: x * own.scale)
+
+    def loss(s):
+        return s.nll * (array[0, 0] if kind == "NumPy array" else jnp.mean(own.scale))
+
+    def calls(head):
+        part = linear_cross_entropy(hidden, head, labels, logit_fn=logit_fn)
+        return {
+            "statistics": linear_stats(hidden, head, labels, logit_fn=logit_fn).nll.mean(),
+            "objective": part.mean(),
+            "of a loss": linear_cross_entropy(hidden, head, labels, loss=loss).mean(),
+        }
+
+    def gradient(head):
+        return jax.grad(lambda head: sum(calls(head).values()))(head)
+
+    first = calls(head), gradient(head)
+    own.scale, array[:] = own.scale * 3, 3
+    logits = 3 * (hidden @ head)
+    for got in calls(head), jax.jit(calls)(head):
+        truth = jaxent.cross_entropy(logits, labels).mean()
+        np.testing.assert_allclose(got["statistics"], truth, rtol=1e-6)
+        np.testing.assert_allclose(got["objective"], truth, rtol=1e-6)
+        np.testing.assert_allclose(got["of a loss"], 3 * first[0]["of a loss"], rtol=1e-6)
+    assert np.abs(gradient(head) - first[1]).max() > 0.1
+
+
+CLOSING = {  # functions of an option whose derivative wants arrays as long as a chunk
+    "a loss": lambda option: {"loss": lambda s: jaxent.poly1(s, epsilon=option)},
+    "two losses": lambda option: {
+        "loss": lambda s: jaxent.focal(s, gamma=option) * jnp.where(s.nll > 1, option, 1)
+    },
+    "logits": lambda option: {"logit_fn": lambda x: jnp.where(x > 0, x, option * x)},
+    "both": lambda option: {
+        "logit_fn": lambda x: x + option * jnp.ones_like(x) * x,
+        "loss": lambda s: jaxent.smoothed_nll(s, label_smoothing=option / 4),
+    },
+}
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("name", CLOSING)
+def test_second_derivatives_of_functions_that_close_over_a_traced_option(name, chunk_size, unsplit):
+    hidden, head, labels = small()
+
+    def ours(option, head):
+        options = CLOSING[name](option) | {"chunk_size": chunk_size}
+        return linear_cross_entropy(hidden, head, labels, **options).mean()
+
+    def full(option, head):
+        options = CLOSING[name](option)
+        s = reference.linear_stats(hidden, head, labels, logit_fn=options.get("logit_fn"))
+        return options.get("loss", jaxent.nll)(s).mean()
+
+    for order in jax.hessian, lambda f, n: jax.jacrev(jax.jacrev(f, n), n):
+        got, truth = (order(f, (0, 1))(jnp.float32(0.4), head) for f in (ours, full))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), got, truth)
+
+
+def standard(x):
+    return (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 3])  # of which the last has two rows that are added
+@pytest.mark.parametrize("absent", ["where", "weight 0, label -100"])
+def test_a_function_with_no_derivative_at_zero_has_one_beside_inert_rows(absent, chunk_size):
+    hidden, head, labels = small()
+    live = np.array([True, True, False, True])
+    weights = None if absent == "where" else jnp.asarray(live, jnp.float32)
+    padded = labels if absent == "where" else labels.at[2].set(-100)
+
+    def loss(scale, s):
+        return s.nll - scale * jnp.log(s.other_prob) + scale * jnp.log(s.nll) / s.log_normalizer
+
+    def ours(scale, head):
+        where = live if absent == "where" else None
+        options = {"where": where, "logit_fn": standard, "loss": partial(loss, scale)}
+        return linear_cross_entropy(
+            hidden, head, padded, weights, chunk_size=chunk_size, **options
+        ).mean()
+
+    def full(scale, head):
+        kept = standard(hidden[live] @ head)
+        return loss(scale, jaxent.softmax_stats(kept, labels[live])).mean()
+
+    for mode in jax.grad, jax.jacfwd:
+        got, truth = (mode(f, (0, 1))(jnp.float32(0.1), head) for f in (ours, full))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6), got, truth)
+
+
+def test_forward_mode_in_python_numbers():
+    hidden, head, labels = small()
+
+    def tempered(t):
+        part = linear_cross_entropy(hidden, head, labels, logit_fn=lambda x: x * t)
+        return part.mean() + linear_stats(hidden, head, labels, logit_fn=lambda x: x * t).nll.mean()
+
+    truth = 2 * jax.grad(lambda t: jaxent.cross_entropy(hidden @ head * t, labels).mean())(2.0)
+    np.testing.assert_allclose(jax.jvp(tempered, (2.0,), (1.0,))[1], truth, rtol=1e-5)
+
+
 def tempered_step(h, w, y, temperature):
     def of(h, w):
         part = linear_cross_entropy(h, w, y, logit_fn=lambda z: z / temperature, chunk_size=4)
@@ -870,6 +1000,7 @@ BAD = [
     ((H, W, Y), {"where": Y}, TypeError, "where must be boolean"),
     ((H, W, Y), {"where": np.ones((4, 1), bool)}, ValueError, r"where .* \[4\]"),
     ((H, W, Y), {"logit_fn": lambda z: z[:, :4]}, ValueError, r"logit_fn must return .*\[4, 5\]"),
+    ((H, W, Y), {"logit_fn": 3.0}, TypeError, "logit_fn must be a function; got 3.0"),
     ((H, W, Y), {"logit_fn": lambda z: (z, z)}, TypeError, "logit_fn must return one array"),
     ((H, W, Y), {"logit_fn": lambda z: z > 0}, TypeError, "logit_fn must return floating"),
     ((H, W, Y), {"chunk_size": 0}, ValueError, "chunk_size must be at least 1 row; got 0"),

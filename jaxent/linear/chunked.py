@@ -18,51 +18,81 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxent import _checks
 from jaxent._checks import axes, spread, varying
-from jaxent._classes import largest_class, live
+from jaxent._classes import class_axis_is_sharded, largest_class, live
 from jaxent.linear import inputs
 from jaxent.reductions import weighted_sum
-from jaxent.stats import softmax_stats
+from jaxent.stats import LogitStats, softmax_stats
 
 _SymbolicZero = jax.custom_derivatives.SymbolicZero
 _remat = partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable, prevent_cse=False)
 
 
-@dataclasses.dataclass(frozen=True)
 class Closed:
-    """A function, and apart from it what it closes over from an outer trace (``constants``).
+    """A function as it was traced, without the arrays that it closes over (its ``constants``).
 
-    A rule of differentiation may not close over a tracer. A function that closes over none stays
-    itself, so that compilations are found again.
+    A rule of differentiation may not close over a tracer, and a program that is found again may
+    not hold what an array, or a number, was when it was compiled. Two are equal if one function was
+    traced to one program.
     """
 
-    function: Any
-    is_jaxpr: bool = False
+    def __init__(self, function: object, programs: dict):
+        self._programs = programs  # by number of rows: a jaxpr, and where its constants are
+        self._key = _Hashable(function), str([jaxpr for jaxpr, _ in programs.values()])
 
     @classmethod
-    def of(cls, function: Callable, example) -> tuple["Closed", tuple, list]:
-        """The function, its constants, and what it returns for such an argument."""
-        closed = jax.make_jaxpr(function)(example)
-        if not any(isinstance(constant, Tracer) for constant in closed.consts):
-            return cls(function), (), closed.out_avals
+    def of(cls, function: Callable, *examples) -> tuple["Closed", tuple, list]:
+        """The function, its constants, and what it returns for the first of these arguments."""
+        constants, programs, results = [], {}, []
+        for example in examples:
+            # of a lambda: JAX finds the trace of a function again, whatever that would read now
+            closed = jax.make_jaxpr(lambda arg: function(arg))(example)
+            constants += [c for c in closed.consts if all(c is not known for known in constants)]
+            places = [[known is c for known in constants].index(True) for c in closed.consts]
+            programs[_num_rows(example)] = closed.jaxpr, places
+            results.append(closed.out_avals)
+        inside = any(isinstance(c, Tracer) for c in constants)  # then not to be kept: it holds them
+        return cls(object() if inside else function, programs), tuple(constants), results[0]
 
-        def opened(constants, arg):
-            return _evaluated(closed.replace(consts=constants), *jax.tree.leaves(arg))
-
-        constants = tuple(closed.consts)
-        return cls(jax.make_jaxpr(opened)(constants, example), True), constants, closed.out_avals
+    def takes(self, num_rows: int) -> bool:
+        """Whether it was traced for as many rows."""
+        return num_rows in self._programs
 
     def __call__(self, constants: tuple, arg):
         """The function of its constants and its argument."""
-        if not self.is_jaxpr:
-            return self.function(arg)
-        (out,) = _evaluated(self.function, *constants, *jax.tree.leaves(arg))
+        from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # 50 ms to import
+
+        jaxpr, places = self._programs[_num_rows(arg)]
+        closed = ClosedJaxpr(jaxpr, [constants[i] for i in places])
+        (out,) = jaxpr_as_fun(closed)(*jax.tree.leaves(arg))
         return out
 
+    def __eq__(self, other):
+        return isinstance(other, Closed) and self._key == other._key
 
-def _evaluated(closed_jaxpr, *args):
-    from jax.extend.core import jaxpr_as_fun  # takes as long to import as all of jaxent
+    def __hash__(self):
+        return hash(self._key)
 
-    return jaxpr_as_fun(closed_jaxpr)(*args)
+
+def _num_rows(arg):
+    return jax.tree.leaves(arg)[0].shape[0]
+
+
+class _Hashable:
+    """A function as a key; itself and nothing else where it has no hash."""
+
+    def __init__(self, function: object):
+        self.function = function
+
+    def __eq__(self, other):
+        return self.function is other.function or (
+            hash(self) == hash(other) and self.function == other.function
+        )
+
+    def __hash__(self):
+        try:
+            return hash(self.function)
+        except TypeError:
+            return id(self.function)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +102,8 @@ class Form:
     classes_axis: int  # of the head: 1 for [D, V], 0 for [V, D]
     axis_name: Hashable = None  # of the mesh axis that the classes are split over, in shard_map
     predictions: bool = False
-    logit_fn: Closed = Closed(lambda logits: logits)
-    loss: Closed = Closed(lambda stats: stats.nll)
+    logit_fn: Closed | None = None
+    loss: Closed = None  # ty: ignore[invalid-assignment]  # not asked for by statistics
 
 
 class Shared(NamedTuple):
@@ -140,7 +170,9 @@ def _add_bias(logits, bias):
 
 def _logit_stats(form: Form, logits, bias, constants, rows: Rows):
     """Statistics of one chunk, and the largest class of each row where it is asked for."""
-    logits = form.logit_fn(constants, _add_bias(logits, bias))
+    logits = _add_bias(logits, bias)
+    if form.logit_fn is not None:
+        logits = form.logit_fn(constants, _proper_logits(logits, rows.where))
     stats = softmax_stats(logits, rows.labels, where=rows.where, axis_name=form.axis_name)
     return stats, _largest(form, logits, rows.where) if form.predictions else None
 
@@ -164,7 +196,31 @@ def _chunk_stats(form: Form, hidden, shared: Shared, rows: Rows):
 
 def _chunk_losses(form: Form, logits, shared: Shared, rows: Rows):
     stats, largest = _logit_stats(form, logits, shared.bias, shared.logit_constants, rows)
-    return live(rows.where, form.loss(shared.loss_constants, stats)), largest
+    losses = form.loss(shared.loss_constants, _proper_stats(stats, rows.where))
+    return live(rows.where, losses), largest
+
+
+# What the caller's functions do to an inert row counts for nothing, but its derivative meets a 0,
+# and must be finite for that. So they are given proper rows there, not zeros: logits that differ
+# and are positive, as a norm or a logarithm wants them, and the statistics of a label of
+# probability 1/e.
+
+
+def _proper_logits(logits, where):
+    if where is None:
+        return logits
+    place = lax.broadcasted_iota(logits.dtype, (1, logits.shape[1]), 1)
+    if class_axis_is_sharded(logits):
+        spec = PartitionSpec(None, jax.typeof(logits).sharding.spec[1])
+        place = jax.sharding.reshard(place, spec)
+    return jnp.where(where[:, None], logits, (place + 1) / logits.shape[1])
+
+
+def _proper_stats(stats, where):
+    if where is None:
+        return stats
+    proper = {"nll": 1, "log_normalizer": 1.5, "mean_logit": 0.5, "mean_nll": 1}
+    return LogitStats(**{k: jnp.where(where, getattr(stats, k), v) for k, v in proper.items()})
 
 
 def _chunk_gradients(form: Form, alive, sums, hidden, rows: Rows, weights, shared: Shared):
@@ -396,7 +452,8 @@ def _gradients_jvp(form, alive, primals, tangents):
 def _gradients_by_halves(form, alive, hidden, shared, rows, weights):
     """By chunks half as large: the derivative of a chunk holds several arrays of its size."""
     chunks, n, _ = hidden.shape
-    if not (inputs.unsplit(hidden) and isinstance(n, int) and n % 2 == 0):
+    functions = form.logit_fn, form.loss
+    if not (inputs.is_halved(hidden) and all(f is None or f.takes(n // 2) for f in functions)):
         return _gradients_value(form, alive, hidden, shared, rows, weights)
 
     def halve(x):
@@ -433,7 +490,8 @@ def _gradients_value(form, alive, hidden, shared, rows, weights):
 
 def _alive(tangents) -> tuple[tuple[bool, ...], list]:
     """Which leaves have a tangent, and those tangents."""
-    leaves = jax.tree.leaves(tangents)
+    # a tangent of a Python number is one
+    leaves = [t if hasattr(t, "dtype") else jnp.asarray(t) for t in jax.tree.leaves(tangents)]
     alive = tuple(not isinstance(t, _SymbolicZero) and _checks.is_float(t) for t in leaves)
     return alive, [t for t, is_alive in zip(leaves, alive, strict=True) if is_alive]
 

@@ -208,14 +208,19 @@ class _Call:
 
     def closed(self, name: str, function: Callable):
         """``logit_fn`` or ``loss`` apart from what it closes over."""
+        if not callable(function):
+            raise TypeError(f"{name} must be a function; got {function!r}.")
+        of = chunked.example_stats if name == "loss" else chunked.example_logits
         first = jax.tree.map(lambda x: x[0], (self.hidden, self.rows))
+        examples = [of(self.form, *first, self.shared)]
+        if inputs.is_halved(self.hidden):  # as a second derivative takes them
+            half = jax.tree.map(lambda x: x[: x.shape[0] // 2], first)
+            examples.append(of(self.form, *half, self.shared))
         if name == "loss":
-            example = chunked.example_stats(self.form, *first, self.shared)
-            wanted, meaning = example.nll.shape, "one loss a row"
+            wanted, meaning = examples[0].nll.shape, "one loss a row"
         else:
-            example = chunked.example_logits(self.form, *first, self.shared)
-            wanted, meaning = example.shape, "logits of the shape it is given"
-        closed, constants, results = chunked.Closed.of(function, example)
+            wanted, meaning = examples[0].shape, "logits of the shape it is given"
+        closed, constants, results = chunked.Closed.of(function, *examples)
         inputs.result(name, results, wanted, meaning)
         return closed, constants
 

@@ -112,6 +112,12 @@ def chunk_size(
     return size
 
 
+def is_halved(hidden: jax.Array) -> bool:
+    """Whether chunks ``[chunks, n, D]`` can be cut in two."""
+    n = hidden.shape[1]
+    return unsplit(hidden) and isinstance(n, int) and n % 2 == 0
+
+
 def class_block(hidden, d_logits) -> int:
     """How many classes to take at a time where a chunk adds to the head's gradient.
 
