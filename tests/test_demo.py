@@ -231,12 +231,41 @@ def test_several_labels_from_end_to_end(river, monkeypatch):
 
 def test_the_table_is_aligned_and_in_per_cent():
     results = {"no weights": [scores([1.0, 0.25]), scores([1.0, 0.35], accuracy=(0.7, 0.9))]}
-    head, counts, rule, row = report.table(results, ("a", "b"), np.array([90, 10])).splitlines()
-    assert head.split()[-7:] == ["a", "b", "bal.acc", "sd", "ECE", "acc*", "ECE*"]
+    recalls, summaries = report.table(results, ("a", "b"), np.array([90, 10])).split("\n\n")
+    head, counts, rule, row = recalls.splitlines()
+    assert head.split()[-2:] == ["a", "b"]
     assert counts.split()[-2:] == ["90", "10"]
-    assert row.split()[-7:] == ["100", "30", "60.0", "10.0", "10.0", "90.0", "20.0"]
-    assert len(head) == len(rule) == len(row)
+    assert row.split()[-2:] == ["100", "30"]
+    assert len(head) == len(counts) == len(rule) == len(row)
     assert head.index(" b") == row.index("30")
+    head, rule, row = summaries.splitlines()
+    assert head.split()[-5:] == ["bal.acc", "sd", "ECE", "acc*", "ECE*"]
+    assert row.split()[-5:] == ["60.0", "10.0", "10.0", "90.0", "20.0"]
+    assert len(head) == len(rule) == len(row)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "yeast"])
+def test_the_widest_table_fits_80_columns(dataset):
+    """All of every class right, and the most examples a data set can have."""
+    names, counts = {
+        "digits": (data.digits().class_names, TAIL),
+        "yeast": (tuple(str(i) for i in range(1, 15)), [1269, 1269, *12 * [999]]),
+    }[dataset]
+    perfect = scores(np.ones(len(names)), accuracy=(1, 1), ece=(1, 1))
+    results = {name: [perfect] for name in (*recipes.SOFTMAX, *recipes.SIGMOID)}
+    lines = report.table(results, names, np.array(counts)).splitlines()
+    assert max(map(len, lines)) <= 79
+    assert all(line.split()[-1] == "100.0" for line in lines[-len(results) :])
+
+
+@pytest.mark.usefixtures("river")
+def test_what_is_said_about_it_fits_80_columns(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    texts = [capsys.readouterr().out, *(dataset().about for dataset in data.DATASETS.values())]
+    texts += [cli.MEANS, cli.ONE_SEED, cli.LEGEND, cli.MULTI_LABEL_LEGEND]
+    assert max(len(line) for text in texts for line in text.splitlines()) <= 79
 
 
 def test_progress_is_plain_where_stderr_is_no_terminal(capsys):
@@ -245,7 +274,7 @@ def test_progress_is_plain_where_stderr_is_no_terminal(capsys):
         advance()
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.endswith("balanced\n")
+    assert err.startswith("starts at ") and err.endswith(" s: balanced\n\n")
     assert "\r" not in err and "\x1b" not in err
 
 
@@ -353,9 +382,11 @@ def test_from_the_shell(tmp_path):
     assert source.startswith("data: 1797 real handwritten digits")
     assert "made by subsampling" in done.stdout
     for name in recipes.SOFTMAX:
-        (row,) = (line for line in done.stdout.splitlines() if line.startswith(f"{name:<18}"))
-        assert len(row[18:].split()) == 15
+        rows = [line for line in done.stdout.splitlines() if line.startswith(f"{name:<17} ")]
+        assert [len(row[17:].split()) for row in rows] == [10, 5]
         assert name in done.stderr
+    assert "one seed" in done.stdout and "the seeds" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 79
     assert not set("\r\x1b") & set(done.stdout + done.stderr)
 
     pictures = sorted((tmp_path / "deep" / "er").iterdir())

@@ -153,7 +153,8 @@ def test_the_table():
     head, rule, *rows = task.table(fits()).splitlines()
     assert len(head) == len(rule) == len(rows[1])
     assert rows[0].split() == ["full", "4.000", "6,827", "3.0", "MB"]
-    assert rows[1].split() == ["linear", "4.000", "+0.0e+00", "6,827", "3.0", "MB"]
+    assert rows[1].split() == ["linear", "4.000", "0", "6,827", "3.0", "MB"]
+    assert task.table(fits(linear=4.00001)).splitlines()[3].split()[2] == "+1.0e-05"
     assert rows[3].split() == ["sampled", "1024", "4.010", "+0.010", "6,827", "3.0", "MB"]
 
 
@@ -166,6 +167,8 @@ def test_exit_status(monkeypatch, capsys, tmp_path):
         assert cli.main(["--task", "language-model"]) == status
     out, err = capsys.readouterr()
     assert "The heads agree: linear takes the steps of full" in out
+    assert "eans over the seeds" not in out and "\nA seed gives all heads" in out
+    assert max(map(len, out.splitlines())) <= 79
     assert 'no pictures without matplotlib: pip install "jaxent[demo]"' in out
     assert "The heads do not agree" in err and "linear is 5.0e-01 nats from full" in err
     assert [args[1:3] for args in given] == [(1, 300)] * 2  # one seed, 300 steps

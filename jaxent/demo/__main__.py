@@ -13,35 +13,45 @@ from pathlib import Path
 say = partial(print, flush=True)
 
 DESCRIPTION = """\
---task digits trains a small network on imbalanced real data with no weights, each class-weight
-recipe, logit adjustment and focal loss; prints recall, balanced accuracy and calibration, and
-draws pictures. --task language-model trains a small model of the text of Python's manual with a
-full, a linear and a sampled softmax; prints loss, speed and memory, and draws the loss."""
+--task digits trains a small network on imbalanced real data with no weights,
+each class-weight recipe, logit adjustment and focal loss; prints recall,
+balanced accuracy and calibration, and draws pictures. --task language-model
+trains a small model of the text of Python's manual with a full, a linear and a
+sampled softmax; prints loss, speed and memory, and draws the loss."""
 
 EPILOG = """\
-exit status: 0 if balanced class weights beat no weights in mean balanced accuracy (digits), or if
-the heads agree as theory says (language-model); 1 if not, 2 for a wrong option. Progress goes to
-stderr, results to stdout."""
+exit status: 0 if balanced class weights beat no weights in mean balanced
+accuracy (digits), or if the heads agree as theory says (language-model); 1 if
+not, 2 for a wrong option. Progress goes to stderr, results to stdout."""
+
+MEANS = """\
+Per cent, means over the seeds; each seed draws its own split and its own
+initial network.
+"""
+ONE_SEED = "Per cent, of one seed: one split and one initial network, so sd is 0.\n"
 
 LEGEND = """\
-Per cent, means over the seeds; each seed draws its own split and its own initial network.
-  bal.acc  balanced accuracy: the mean of the classes' recall; sd over the seeds
+  bal.acc  balanced accuracy: the mean of the classes' recall; sd over seeds
   ECE      expected calibration error, classes equally common
-  acc*     accuracy, and ECE* the calibration error, classes as common as in training
-Weights and logit adjustment prepare for equally common classes and move the probabilities with
-them: look at ECE* before you trust those on data as imbalanced as the training set.
-Focal looks for hard examples, not for rare classes. Inverse and median frequency are multiples of
-balanced: the same loss in a weighted mean, so the same model but for rounding."""
+  acc*     accuracy, and
+  ECE*     the calibration error, classes as common as in training
+Weights and logit adjustment prepare for equally common classes and move the
+probabilities with them: look at ECE* before you trust those on data as
+imbalanced as the training set. Focal looks for hard examples, not for rare
+classes. Inverse and median frequency are multiples of balanced: the same loss
+in a weighted mean, so the same model but for rounding."""
 
 MULTI_LABEL_LEGEND = """\
-Per cent, means over the seeds; each seed draws its own split and its own initial network.
   recall   of each label's positives; below it, how many there are in training
-  bal.acc  balanced accuracy: the mean recall of positives and negatives; sd over the seeds
+  bal.acc  balanced accuracy: the mean recall of positives and negatives;
+           sd over the seeds
   ECE      expected calibration error, positives and negatives equally common
-  acc*     share of right (example, label) pairs, and ECE* their calibration error, as they come
-Balanced is pos_weight=weights.positive(negatives, positives). It and logit adjustment prepare for
-positives as common as negatives and move the probabilities with them: look at ECE* before you
-trust those on data as imbalanced as the training set. Focal looks for hard examples, not rare."""
+  acc*     share of right (example, label) pairs, and
+  ECE*     their calibration error, as they come
+Balanced is pos_weight=weights.positive(negatives, positives). It and logit
+adjustment prepare for positives as common as negatives and move the
+probabilities with them: look at ECE* before you trust those on data as
+imbalanced as the training set. Focal looks for hard examples, not rare."""
 
 
 def positive_integer(text: str) -> int:
@@ -150,7 +160,8 @@ def digits(options):
         with report.progress(num_steps) as on_progress:
             results = experiment.run(dataset, options.seeds, options.steps, *on_progress)
         say(report.table(results.scores, dataset.class_names, results.counts))
-        say(f"\n{MULTI_LABEL_LEGEND if dataset.multi_label else LEGEND}\n")
+        how = MEANS if options.seeds > 1 else ONE_SEED
+        say(f"\n{how}{MULTI_LABEL_LEGEND if dataset.multi_label else LEGEND}\n")
         return results
 
     def draw(results):
@@ -169,7 +180,8 @@ def language_model(options):
         say(f"data: {topics.about(text)}\n")
         with report.progress(task.num_steps(options.seeds, options.steps)) as on_progress:
             fits = task.run(text, options.seeds, options.steps, *on_progress)
-        say(f"{task.table(fits)}\n\n{task.LEGEND}\n")
+        means = task.MEANS if options.seeds > 1 else ""
+        say(f"{task.table(fits)}\n\n{means}{task.LEGEND}\n")
         return fits
 
     def draw(fits):

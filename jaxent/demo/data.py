@@ -66,10 +66,10 @@ def digits() -> Dataset:
 
     return Dataset(
         name="digits",
-        about=f"{len(labels)} real handwritten digits (UCI optdigits, by way of scikit-learn), "
-        "shipped with jaxent.\nThey come balanced: the long tail is made by subsampling. Training "
-        f"keeps {HEAD} * (1/{IMBALANCE})^(c/9)\nof digit c, {', '.join(map(str, keep))}; the test "
-        f"set has {TEST_PER_DIGIT} of each.",
+        about=f"{len(labels)} real handwritten digits (UCI optdigits, by way of scikit-learn),\n"
+        "shipped with jaxent. They come balanced: the long tail is made by subsampling.\n"
+        f"Training keeps {HEAD} * (1/{IMBALANCE})^(c/9) of digit c:\n"
+        f"{', '.join(map(str, keep))}. The test set has {TEST_PER_DIGIT} of each.",
         class_names=tuple("0123456789"),
         split=split,
     )
@@ -82,9 +82,9 @@ def shuttle() -> Dataset:
     labels = np.array([y for _, y in rows], np.int32)
     return Dataset(
         name="shuttle",
-        about=f"{len(labels)} rows of 9 space shuttle sensors (UCI Statlog, by way of river), "
-        f"{labels.mean():.1%} anomalies.\n"
-        "The imbalance is the data's own; each seed keeps a random 30 % for the test.",
+        about=f"{len(labels)} rows of 9 space shuttle sensors (UCI Statlog, by way of river),\n"
+        f"{labels.mean():.1%} anomalies. The imbalance is the data's own; each seed keeps a "
+        "random\n30 % for the test.",
         class_names=("normal", "anomaly"),
         split=lambda seed: _random_split(inputs, labels, seed, np.bincount),
     )
@@ -98,10 +98,10 @@ def yeast() -> Dataset:
     rates = labels.mean(0)
     return Dataset(
         name="yeast",
-        about=f"{len(labels)} yeast genes, 103 features, 14 labels, several a gene (MULAN, by way "
-        "of river).\n"
+        about=f"{len(labels)} yeast genes, 103 features, 14 labels, several a gene "
+        "(MULAN, by way of\nriver). "
         f"Labels are positive for {rates.max():.0%} to {rates.min():.1%} of the genes: the "
-        "imbalance is the data's own.\nEach seed keeps a random 30 % for the test.",
+        "imbalance is\nthe data's own. Each seed keeps a random 30 % for the test.",
         class_names=tuple(str(i) for i in range(1, 15)),
         split=lambda seed: _random_split(
             inputs, labels, seed, lambda y: np.stack([(1 - y).sum(0), y.sum(0)])

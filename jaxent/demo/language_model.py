@@ -263,14 +263,16 @@ def run(
 
 LINEAR_BOUND, MANY_BOUND, FEW_BOUND = 1e-4, 0.03, 0.15  # nats of held-out loss
 
+MEANS = "Means over the seeds. "
 LEGEND = f"""\
-Means over the seeds. Each seed gives all heads the same first model and the same batches.
-  held-out   nats a word of text that training has not seen, always by the full softmax
+A seed gives all heads the same first model and batches.
+  held-out   nats a word of text that training has not seen, by full softmax
   - full     how much more than with the full head
   words/s    by the median step of {BATCH_SIZE} words, compilation left out
   temporary  memory of one compiled step beside parameters and batch
-The linear head is the full softmax in other words: only rounding tells their losses apart. A
-sampled softmax is an estimate; its model comes as close as its sample is large."""
+The linear head is the full softmax in other words: only rounding tells their
+losses apart. A sampled softmax is an estimate; its model comes as close as its
+sample is large."""
 
 
 def table(fits: Mapping[str, list[Fit]]) -> str:
@@ -281,7 +283,8 @@ def table(fits: Mapping[str, list[Fit]]) -> str:
     for name, runs in fits.items():
         loss = np.mean([f.loss for f in runs])
         speed = np.mean([f.tokens_per_second for f in runs])
-        gap = f"{loss - of_full:+.1e}" if name == LINEAR else f"{loss - of_full:+.3f}"
+        more = loss - of_full
+        gap = "0" if more == 0 else f"{more:+.1e}" if name == LINEAR else f"{more:+.3f}"
         lines.append(
             f"{name:<16}{loss:>10.3f}{'' if name == FULL else gap:>10}{speed:>10,.0f}"
             f"{runs[0].temporary / 1e6:>9.1f} MB"
@@ -321,8 +324,8 @@ def agreement(fits: Mapping[str, list[Fit]]) -> str:
         for name in (FEW, MANY)
     )
     return (
-        f"The heads agree: linear takes the steps of full (training losses at most {steps:.0e} "
-        f"apart),\nsampled ends {few:+.3f} nats from it with 128 classes and {many:+.3f} with 1024."
+        f"The heads agree: linear takes the steps of full (training losses at most\n{steps:.0e} "
+        f"apart), sampled ends {few:+.3f} nats from it with 128 classes and {many:+.3f}\nwith 1024."
     )
 
 
@@ -349,7 +352,7 @@ def picture(folder: Path, fits: Mapping[str, list[Fit]], unigram_loss: float) ->
         xscale="log",
         xlabel="seconds in training steps",
         ylabel="nats a held-out word",
-        title="The same steps with four heads",
+        title="Held-out loss against training time, four heads",
     )
     ax.legend(loc="upper right", bbox_to_anchor=(1, 0.93))
     path = folder / "language_model.png"

@@ -24,10 +24,12 @@ from jaxent.demo.training import Scores
 def progress(total: int) -> Generator[tuple[Callable[[str], None], Callable[[], None]]]:
     """``(describe, advance)`` of a progress display on stderr.
 
-    A bar on a terminal (by rich where it is installed), else one plain line a description.
+    A bar on a terminal (by rich where it is installed), else one plain line a description, and an
+    empty one after the last.
     """
     if not sys.stderr.isatty():
         yield _lines()
+        print(file=sys.stderr, flush=True)
     elif importlib.util.find_spec("rich"):
         from rich.console import Console
         from rich.progress import Progress
@@ -47,7 +49,8 @@ def _lines():
     start = time.perf_counter()
 
     def describe(text):
-        print(f"{time.perf_counter() - start:5.1f} s  {text}", file=sys.stderr, flush=True)
+        seconds = time.perf_counter() - start
+        print(f"starts at {seconds:5.1f} s: {text}", file=sys.stderr, flush=True)
 
     return describe, lambda: None
 
@@ -82,33 +85,35 @@ def _plain_bar(total, width=30):
 def table(
     results: Mapping[str, list[Scores]], class_names: tuple[str, ...], counts: np.ndarray
 ) -> str:
-    """A plain-text table in per cent: a row a recipe, means over the seeds.
+    """Two plain-text tables in per cent, a row a recipe: each class's recall, and the summary.
+
+    Both are of means over the seeds. Ten classes fit a terminal of 80 columns.
 
     Args:
       results: the scores of each seed, by recipe.
       class_names: heads of the recall columns.
       counts: training examples of each class.
     """
-    width = max(4, *(len(str(text)) + 1 for text in (*class_names, *counts)))
-    rows = [
-        ("recall of class", class_names, ("bal.acc", "sd", "ECE", "acc*", "ECE*")),
-        ("training examples", counts, ("",) * 5),
-    ]
+    recalls = {"recall of class": class_names, "training examples": [str(n) for n in counts]}
+    summaries = {"all classes": ("bal.acc", "sd", "ECE", "acc*", "ECE*")}
     for name, scores in results.items():
         accuracy = 100 * np.array([s.accuracy for s in scores])
         ece = 100 * np.mean([s.ece for s in scores], 0)
-        recall = 100 * np.mean([s.recall for s in scores], 0)
         (balanced, natural), spread = accuracy.mean(0), accuracy[:, 0].std()
-        summary = (f"{x:.1f}" for x in (balanced, spread, ece[0], natural, ece[1]))
-        rows.append((name, [f"{r:.0f}" for r in recall], summary))
+        recalls[name] = [f"{100 * r:.0f}" for r in np.mean([s.recall for s in scores], 0)]
+        summaries[name] = [f"{x:.1f}" for x in (balanced, spread, ece[0], natural, ece[1])]
+    return f"{_aligned(recalls, 2, '100')}\n\n{_aligned(summaries, 1, '  100.0')}"
+
+
+def _aligned(rows, num_heads, widest):
+    """Lines of these cells, with a rule below the heads; columns hold at least ``widest``."""
+    widths = [max(map(len, (widest, *column))) for column in zip(*rows.values(), strict=True)]
+    names = max(map(len, rows))
     lines = [
-        f"{name:<18}"
-        + "".join(f"{cell:>{width}}" for cell in cells)
-        + "".join(f"{cell:>{w}}" for cell, w in zip(summary, (9, 5, 6, 6, 6), strict=True))
-        for name, cells, summary in rows
+        f"{name:<{names}}" + "".join(f" {x:>{w}}" for x, w in zip(cells, widths, strict=True))
+        for name, cells in rows.items()
     ]
-    lines = [line.rstrip() for line in lines]
-    return "\n".join([*lines[:2], "-" * len(lines[0]), *lines[2:]])
+    return "\n".join([*lines[:num_heads], "-" * len(lines[0]), *lines[num_heads:]])
 
 
 # --- pictures -----------------------------------------------------------------------------------

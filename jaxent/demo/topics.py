@@ -59,9 +59,9 @@ def about(text: Text) -> str:
     return (
         f"the manual that Python carries along (pydoc_data.topics), {text.num_classes} words.\n"
         f"Training has {len(text.train)} places, each with the {CONTEXT} words before it; every "
-        f"tenth piece of {PIECE} words\nis held out. {text.unknown:.1%} of the held-out words "
-        "are new there and left out of its loss. Frequencies alone\n"
-        f"have a loss of {text.unigram_loss:.3f} nats a held-out word."
+        f"tenth piece\nof {PIECE} words is held out, and {text.unknown:.1%} of its words, new "
+        "there, are left out of its\nloss. Frequencies alone have a loss of "
+        f"{text.unigram_loss:.3f} nats a held-out word."
     )
 
 
