@@ -747,7 +747,28 @@ def stats(hidden=F32[0], labels=LABELS, samples=GOOD, rows=ROWS, where=None):
 FAULTS = [
     (lambda: sampled.uniform(KEY, [1], num_sampled=6, num_classes=5), "at most 5.*unique=False"),
     (lambda: sampled.uniform(KEY, [1], num_sampled=0, num_classes=5), "num_sampled.*at least 1"),
-    (lambda: sampled.uniform(KEY, [1], num_sampled=2.0, num_classes=5), "num_sampled.*float"),
+    (
+        lambda: sampled.uniform(KEY, [1], num_sampled=2.0, num_classes=5),
+        "num_sampled must be a Python int; got float",
+    ),
+    (
+        lambda: jax.eval_shape(
+            lambda n: sampled.uniform(KEY, [1], num_sampled=n, num_classes=5), jnp.array(2)
+        ),
+        "num_sampled must be a Python int; got a traced value: mark it static",
+    ),
+    (
+        lambda: sampled.log_uniform(0, [1], num_sampled=2, num_classes=5),
+        r"key must be a key of jax.random, such as jax.random.key\(0\); got int\.",
+    ),
+    (
+        lambda: sampled.unigram(np.array([0, 1]), [1], TABLES["skewed"], num_sampled=2),
+        r"key must be a key of jax.random, such as .*; got int64\[2\]",
+    ),
+    (
+        lambda: sampled.uniform(jax.random.split(KEY), [1], num_sampled=2, num_classes=5),
+        r"key must be one key of jax.random; got key<fry>\[2\]\..*jax.vmap",
+    ),
     (lambda: sampled.log_uniform(KEY, [1.0], num_sampled=2, num_classes=5), "labels must be int"),
     (lambda: sampled.unigram(KEY, [1], [1, 0, 1], num_sampled=3), "at most 2.*positive"),
     (lambda: sampled.unigram(KEY, [1], [1, 0, 1], num_sampled=4), "at most 3"),

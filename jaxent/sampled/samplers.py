@@ -60,7 +60,7 @@ def uniform(
       :class:`Samples`.
 
     Raises:
-      TypeError: labels not integer, a number not a Python integer.
+      TypeError: labels not integer, a number not a Python integer, no key.
       ValueError: ``num_sampled > num_classes`` without replacement.
 
     References:
@@ -119,7 +119,7 @@ def log_uniform(
       :class:`Samples`.
 
     Raises:
-      TypeError: labels not integer, a number not a Python integer.
+      TypeError: labels not integer, a number not a Python integer, no key.
       ValueError: ``num_sampled > num_classes`` without replacement.
 
     References:
@@ -376,7 +376,7 @@ def unigram(
       for it is NaN.
 
     Raises:
-      TypeError: labels not integer, a number not a Python integer.
+      TypeError: labels not integer, a number not a Python integer, no key.
       ValueError: more unique samples than classes, or than classes of positive frequency.
 
     References:
@@ -427,15 +427,28 @@ def _count(name: str, value: int, at_least: int = 1) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"{name} must be an integer known while tracing; got {type(value).__name__}."
-        ) from None
+        came = type(value).__name__ if _checks.concrete(value) else "a traced value: mark it static"
+        raise TypeError(f"{name} must be a Python int; got {came}.") from None
     if number < at_least:
         raise ValueError(f"{name} must be at least {at_least}; got {number}.")
     return number
 
 
+def _check_key(key):
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    is_new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+    if not (is_new or dtype == np.uint32) or shape is None:
+        came = type(key).__name__ if shape is None else _checks.describe(key)
+        raise TypeError(f"key must be a key of jax.random, such as jax.random.key(0); got {came}.")
+    if len(shape) != (0 if is_new else 1):  # an old key is its numbers
+        raise ValueError(
+            f"key must be one key of jax.random; got {_checks.describe(key)}. Map over several "
+            "with jax.vmap."
+        )
+
+
 def _sample(key, labels, distribution, num_sampled, unique):
+    _check_key(key)
     num_sampled, num_classes = _count("num_sampled", num_sampled), distribution.num_classes
     if unique and num_sampled > num_classes:
         raise ValueError(
