@@ -334,25 +334,37 @@ def log_prior(counts: Real[Array, " classes"]) -> Float[Array, " classes"]:
 def _class_counts(value: ArrayLike) -> Array:
     n = _checks.numbers("counts", value)
     if n.ndim != 1 or n.size == 0:
-        raise ValueError(f"counts must have shape [classes]; got {_checks.describe(n)}.")
+        known = _checks.known(value)
+        came = _checks.describe(n if known is None else known)
+        raise ValueError(f"counts must have shape [classes]; got {came}.{_if_labels(value)}")
     return _not_empty("counts", value, _not_negative("counts", value, n))
 
 
 def _not_negative(name: str, value: ArrayLike, n: Array) -> Array:
     known = _checks.known(value)
     if known is not None and not ((known >= 0) & (known < jnp.inf)).all():
-        raise ValueError(f"{name} must be finite and not negative; got {known}.")
+        cure = _if_labels(value) if name == "counts" else ""
+        raise ValueError(f"{name} must be finite and not negative; got {known}.{cure}")
     return jnp.where((n >= 0) & (n < jnp.inf), n, jnp.nan)
 
 
 def _not_empty(name: str, value: ArrayLike, n: Array) -> Array:
     known = _checks.known(value)
     if known is not None and (known == 0).any():
+        cure = _if_labels(value) if name == "counts" else ""
         raise ValueError(
             f"{name} must be positive: class {known.argmin()} has no examples and its weight would "
-            "be infinite. Leave the class out, or add a prior count, say counts + 1."
+            f"be infinite. Leave the class out, or add a prior count, say {name} + 1.{cure}"
         )
     return n
+
+
+def _if_labels(value: ArrayLike) -> str:
+    """What to say of integers where counts are asked for."""
+    known = _checks.known(value)
+    dtype = jnp.asarray(value).dtype if known is None else known.dtype
+    is_integer = jnp.issubdtype(dtype, jnp.integer)
+    return " If these are labels, pass counts(labels, num_classes)." if is_integer else ""
 
 
 def _normalize(table: Array, how: str | None) -> Array:

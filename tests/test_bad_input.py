@@ -1376,6 +1376,19 @@ def test_class_without_examples(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_labels_for_counts(recipe):
+    """Integers may be labels, and the error says what to do with those; floats are none."""
+    hint = r"If these are labels, pass counts\(labels, num_classes\)\."
+    for labels in (np.array([0, 2, 1]), array([0, 2, 1]), [1, -100], np.array([[1, 2]])):
+        with pytest.raises(ValueError, match=hint):
+            recipe(labels)
+    for not_labels in ([3.0, 0.0], np.ones((2, 2))):
+        with pytest.raises(ValueError) as error:
+            recipe(not_labels)
+        assert "labels" not in str(error.value)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_negative_count(recipe):
     for bad in (-1.0, nan, np.inf):
         with pytest.raises(ValueError, match="counts must be finite and not negative"):
