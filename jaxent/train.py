@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.typing import ArrayLike
@@ -37,6 +38,9 @@ def objective(
     Returns:
       ``(params, batch) -> loss_fn(apply(params, batch), batch)``.
 
+    Raises:
+      TypeError: when called, if ``loss_fn`` returns anything else.
+
     Example:
       >>> import jaxent
       >>> linear = objective(
@@ -51,7 +55,10 @@ def objective(
     """
 
     def summed(params, batch):
-        return loss_fn(apply(params, batch), batch)
+        result = loss_fn(apply(params, batch), batch)
+        if not isinstance(result, WeightedSum):
+            _part_and_aux(result, isinstance(result, tuple | list), "loss_fn")
+        return result
 
     return summed
 
@@ -198,7 +205,7 @@ def train_step(
 
     def step(params, opt_state, batch):
         def value_fn(params, weight=None):
-            del weight  # Optax' line searches refuse an extra argument that value_fn does not take
+            del weight  # Optax's line searches refuse an extra argument that value_fn does not take
             return _part_and_aux(objective(params, batch), has_aux)[0].mean()
 
         (loss, extra), grads = mean_and_grad(params, batch)
@@ -307,15 +314,24 @@ def weighted_multi_steps(
     return optax.GradientTransformationExtraArgs(init, update)  # ty: ignore[invalid-argument-type]
 
 
-def _part_and_aux(result, has_aux):
-    part, aux = result if has_aux else (result, None)
-    if not isinstance(part, WeightedSum):
-        raise TypeError(
-            "objective must return a jaxent.WeightedSum, such as weighted_sum(losses, weights)"
-            f"{' and aux' if has_aux else ''}; got {type(part).__name__}. A mean cannot be added "
-            "up across micro-batches or devices."
-        )
+def _part_and_aux(result, has_aux, name="objective"):
+    is_pair = isinstance(result, tuple | list) and len(result) == 2
+    part, aux = result if has_aux and is_pair else (result, None)
+    if not isinstance(part, WeightedSum) or (has_aux and not is_pair):
+        cure = "A mean cannot be added up across micro-batches or devices."
+        if is_pair and isinstance(result[0], WeightedSum):
+            cure = "If it returns (WeightedSum, aux), say has_aux=True."
+        elif isinstance(part, WeightedSum):
+            cure = "Without aux, leave has_aux out."
+        wanted = "a jaxent.WeightedSum, such as weighted_sum(losses, weights)"
+        if has_aux:
+            wanted = "(jaxent.WeightedSum, aux), such as (weighted_sum(losses, weights), logits)"
+        raise TypeError(f"{name} must return {wanted}; got {_described(part)}. {cure}")
     return part, aux
+
+
+def _described(x):
+    return _checks.describe(x) if isinstance(x, jax.Array | np.ndarray) else type(x).__name__
 
 
 def _unaliased(tree):

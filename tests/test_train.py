@@ -1,5 +1,7 @@
 """One step of any split equals the whole batch's step: micro-batches, devices, every framework."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,22 @@ def test_weighted_multi_steps_is_the_whole_batch_step_where_multi_steps_is_not(b
     assert np.abs(biased["w"] - wanted["w"]).max() > 1e-2
 
 
+def test_the_example_of_docs_training():
+    """Weights 4, 1 and 6, gradients 2, 8 and 1: the step is 2, and MultiSteps takes 3.67."""
+    seen = []
+    for wrapped in (train.weighted_multi_steps, optax.MultiSteps):
+        optimizer = wrapped(optax.sgd(1.0), 3)
+        state = optimizer.init(jnp.zeros(()))
+        for gradient, weight in ((2.0, 4.0), (8.0, 1.0), (1.0, 6.0)):
+            extra = {"weight": weight} if wrapped is train.weighted_multi_steps else {}
+            with jax.numpy_dtype_promotion("standard"):  # Optax itself is not strict here
+                updates, state = optimizer.update(jnp.array(gradient), state, None, **extra)
+        seen.append(float(-updates))
+    assert seen == pytest.approx([2, 11 / 3], rel=1e-6)
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert "weights are 4, 1 and 6 and whose gradients are 2, 8 and 1" in " ".join(page.split())
+
+
 def test_weighted_multi_steps_waits_steps_and_starts_again():
     optimizer = train.weighted_multi_steps(optax.sgd(1.0), lambda step: 1 + step)
     params = jnp.array([0.0, 0.0], jnp.bfloat16)
@@ -252,6 +270,33 @@ class TestErrors:
                 TypeError, match=r"must return a jaxent\.WeightedSum.*cannot be added"
             ):
                 function(fresh_params(), batch)
+
+    def test_an_array_is_said_by_its_dtype_and_shape(self, batch):
+        for shape, of in ((r"\[\]", lambda p, _: p.sum()), (r"\[3\]", lambda p, _: p)):
+            with pytest.raises(TypeError, match=rf"objective must .*; got float32{shape}\. A mean"):
+                jax.jit(train.value_and_grad(of))(jnp.ones(3), batch)
+        with pytest.raises(TypeError, match="got float"):
+            train.value_and_grad(lambda params, _: 1.0)(jnp.ones(3), batch)
+
+    def test_a_loss_fn_without_a_sum_is_named_when_the_objective_is_called(self, batch):
+        of = train.objective(linear, lambda logits, _: logits.mean())
+        for call in (of, jax.jit(of), train.value_and_grad(of), train.accumulate(of, 2)):
+            with pytest.raises(
+                TypeError, match=r"^loss_fn must return a jaxent\.WeightedSum.*\[\]"
+            ):
+                call(fresh_params(), batch)
+        of = train.objective(linear, lambda logits, _: (logits.mean(), logits))
+        with pytest.raises(TypeError, match=r"^loss_fn must return \(jaxent\.WeightedSum, aux\)"):
+            of(fresh_params(), batch)
+
+    def test_aux_and_has_aux_go_together(self, batch):
+        def with_aux(params, batch):
+            return OBJECTIVE(params, batch), batch["y"]
+
+        with pytest.raises(TypeError, match=r"got tuple\. If it returns .* say has_aux=True"):
+            train.value_and_grad(with_aux)(fresh_params(), batch)
+        with pytest.raises(TypeError, match=r"got WeightedSum\. Without aux, leave has_aux out"):
+            train.value_and_grad(OBJECTIVE, has_aux=True)(fresh_params(), batch)
 
     def test_micro_batches_must_divide_the_batch(self, batch):
         with pytest.raises(ValueError, match=r"micro_batches=5 must divide.*\[24.*weight 0"):
