@@ -276,16 +276,27 @@ def gradient_heatmap(
     beside.barh(range(num_examples), np.where(where, weights, 0), color=GREY, height=0.7)
     beside.set(title="Weight w", ylim=ax.get_ylim(), yticks=())
     beside.grid(axis="y", visible=False)
-    ax.figure.colorbar(
+    bar = ax.figure.colorbar(
         image,
         ax=ax,
         location="bottom",
         aspect=50,
-        ticks=_signed_square(np.linspace(-1, 1, 7)) * limit,
-        format="%.2g",
         label="w · ∂loss / ∂logit (square-root colour scale)",
     )
+    ticks = _round_ticks(limit)
+    bar.set_ticks(ticks, labels=[f"{x:g}".replace("-", "−") for x in ticks])
+    bar.minorticks_off()
     return ax
+
+
+def _round_ticks(limit: float) -> list[float]:
+    """Round numbers from −limit to limit, about evenly spaced in their square roots."""
+    ticks, bound = [], limit * (1 + 1e-9)
+    while bound > 0.05 * limit:
+        power = np.floor(np.log10(bound))
+        ticks.append(max(x for d in (1, 2, 3, 5) if (x := float(f"{d}e{power:.0f}")) <= bound))
+        bound = ticks[-1] / 4
+    return [*(-x for x in ticks), 0.0, *reversed(ticks)]
 
 
 def _signed_sqrt(x):

@@ -1,6 +1,7 @@
 """The pictures show what they say, inside their frames, and leave Matplotlib's settings alone."""
 
 import io
+import itertools
 import sys
 
 import jax.numpy as jnp
@@ -152,6 +153,24 @@ def test_a_label_out_of_range_is_black():
     image = ax.images[0]
     np.testing.assert_array_equal(image.to_rgba(image.get_array())[1], [[0, 0, 0, 1]] * 3)
     assert ax.get_xlim() == (-0.5, 2.5)
+
+
+@pytest.mark.parametrize("limit", [1e-6, 0.0231, 0.37, 0.9999, 1.0, 3.7, 5e4])
+def test_the_colour_bar_has_round_ticks_with_minus_signs(limit):
+    ticks = plot._round_ticks(limit)
+    assert ticks == sorted(ticks) == [-x for x in reversed(ticks)] and 0 in ticks
+    assert 5 <= len(ticks) <= 9 and 0.5 * limit <= ticks[-1] <= limit
+    assert all(f"{x:.0e}"[0] in "01235" and float(f"{x:.0e}") == x for x in ticks if x >= 0)
+    ax = heatmap(loss=lambda s: limit * s.nll)
+    ax.figure.draw_without_rendering()
+    (bar,) = (a for a in ax.figure.axes if "colour scale" in a.get_xlabel())
+    texts = [label.get_text() for label in bar.get_xticklabels()]
+    assert len(texts) >= 5 and not any("-" in text for text in texts)
+    assert [text.removeprefix("−") for text in texts] == [
+        text.removeprefix("−") for text in reversed(texts)
+    ]
+    boxes = [label.get_window_extent() for label in bar.get_xticklabels()]
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
 
 
 def test_the_heat_map_of_another_loss_on_given_axes():
