@@ -199,7 +199,7 @@ heatmaps(
 )
 
 # %% [markdown]
-# `nonzero_mean` is TensorFlow 1's default, `plain_mean` Keras', `weighted_mean` PyTorch's for
+# `nonzero_mean` is TensorFlow 1's default, `plain_mean` Keras's, `weighted_mean` PyTorch's for
 # integer labels. Moving from one to another without moving the learning rate trains another model.
 #
 # ## A label that is not there
@@ -373,6 +373,7 @@ errors = {
     "sum of WeightedSums": [100 * relative_error(sum_then_divide, n) for n in sizes],
 }
 for shift, color, (name, error) in zip((-0.2, 0.2), (VERMILION, BLUE), errors.items(), strict=True):
+    name = f"{name}: 0 but for rounding" if max(error) < 1e-3 else name
     bars = ax.bar(places + shift, error, 0.38, color=color, label=name)
     ax.bar_label(bars, [f"{e:.0f}" for e in error], fontsize=8, padding=1)
 ax.set_xticks(places, sizes)
@@ -382,8 +383,8 @@ ax.set(
     ylabel="relative error (%)",
 )
 ax.spines[["top", "right"]].set_visible(False)
-ax.margins(y=0.2)
-ax.legend(frameon=False, loc="upper left")
+ax.margins(y=0.1)
+figure.legend(frameon=False, loc="outside lower center", ncols=2)
 plt.show()
 
 # %% [markdown]
