@@ -97,14 +97,14 @@ def log_uniform(
     num_classes: int,
     unique: bool = True,
 ) -> Samples:
-    r"""Samples by Zipf's law: :math:`p_k = \log\frac{k+2}{k+1} / \log(\text{num\_classes} + 1)`.
+    r"""Samples by Zipf's law: :math:`p_k = \log\frac{k+2}{k+1} / \log(\mathrm{num\_classes} + 1)`.
 
     For classes numbered by falling frequency, as the words of a vocabulary mostly are. It needs no
     table, and its cost does not depend on ``num_classes``.
 
-    The expected count of a class of probability p is :math:`p \cdot \text{num\_sampled}` with
-    replacement. Without, it is TensorFlow's :math:`1 - (1 - p)^{\text{tries}}`: tries is the number
-    of draws it took to find ``num_sampled`` different classes, and so random itself.
+    The expected count of a class of probability p is :math:`p \cdot \mathrm{num\_sampled}` with
+    replacement. Without, it is TensorFlow's :math:`1 - (1 - p)^{\mathrm{tries}}`: tries is the
+    number of draws it took to find ``num_sampled`` different classes, and so random itself.
 
     Args:
       key: a key of ``jax.random``.
