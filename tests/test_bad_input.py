@@ -1421,7 +1421,7 @@ def test_number_of_classes_is_an_integer(num_classes):
 def test_no_positives():
     with pytest.raises(ValueError, match="num_positive must be positive"):
         jw.positive(3, 0)
-    with pytest.raises(ValueError, match="num_positive must not be negative"):
+    with pytest.raises(ValueError, match="num_positive must be finite and not negative"):
         jw.positive(3, -1)
 
 
