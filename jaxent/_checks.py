@@ -225,7 +225,8 @@ def elementwise_logits(value: ArrayLike, order: str) -> jax.Array:
 def indices(name: str, value: ArrayLike) -> jax.Array:
     """Integer class indices, of any shape and any integer dtype."""
     y = _index_array(name, value)
-    _integers(name, y)
+    rows = "" if y.dtype == bool else f", one-hot rows with jnp.argmax({name}, -1)"
+    _integers(name, y, f"Cast whole numbers with {name}.astype(jnp.int32){rows}.")
     return y
 
 
@@ -272,8 +273,17 @@ def _label_cure(name: str, came: tuple[int, ...], logits: tuple[int, ...]) -> st
     return ""
 
 
-def label_fault(labels: ArrayLike, num_classes: int, where: ArrayLike | None = None) -> str:
-    """What is wrong with labels out of range: how many, the first one's place, the cure; or ""."""
+def label_fault(
+    labels: ArrayLike,
+    num_classes: int,
+    where: ArrayLike | None = None,
+    name: str = "labels",
+    padding: str = "where=labels != {}",
+) -> str:
+    """What is wrong with labels out of range: how many, the first one's place, the cure; or "".
+
+    ``padding`` says how the caller leaves a label out; it may have no way.
+    """
     if not concrete(labels, where):
         return ""
     y = np.asarray(labels)
@@ -282,15 +292,18 @@ def label_fault(labels: ArrayLike, num_classes: int, where: ArrayLike | None = N
     if not wrong.any():
         return ""
     first = tuple(np.argwhere(wrong)[0].tolist())
-    if y[live].min() == 1 and y[live].max() == num_classes:
-        cure = "If classes are counted from 1, use labels - 1."
-    elif y[first] >= num_classes and (y[wrong] != y[first]).any():
-        cure = f"Label {y[live].max()} needs {int(y[live].max()) + 1} classes."
+    top, leave_out = y[live].max(), padding and padding.format(y[first])
+    if y[live].min() == 1 and top == num_classes:
+        cure = f" If classes are counted from 1, use {name} - 1."
+    elif num_classes <= y[first] <= top < 2**31 - 1:
+        cure = f" Label {top} needs {int(top) + 1} classes."
+        if leave_out and (y[wrong] == top).all():
+            cure += f" If it marks padding, leave it out with {leave_out}."
     else:
-        cure = f"Leave padding out with where=labels != {y[first]}."
+        cure = leave_out and f" Leave padding out with {leave_out}."
     return (
-        f"labels must be in [0, {num_classes}); {wrong.sum()} of {live.sum()} are not, the first "
-        f"is labels{list(first) if first else ''} = {y[first]}. {cure}"
+        f"{name} must be in [0, {num_classes}); {wrong.sum()} of {live.sum()} are not, the first "
+        f"is {name}{list(first) if first else ''} = {y[first]}.{cure}"
     )
 
 
@@ -316,28 +329,35 @@ def predictions(labels: jax.Array, value: ArrayLike) -> jax.Array:
     return y
 
 
-def num_classes(value: int) -> int:
-    """A static number of classes, at least 1."""
+def count(name: str, value: int, at_least: int = 1) -> int:
+    """A static whole number that int32 holds."""
     try:
         number = operator.index(value)
     except TypeError:
-        raise TypeError(
-            f"num_classes must be an integer known while tracing; got {type(value).__name__}."
-        ) from None
-    if number < 1:
-        raise ValueError(f"num_classes must be at least 1; got {number}.")
+        came = type(value).__name__ if concrete(value) else "a traced value: mark it static"
+        raise TypeError(f"{name} must be a Python int; got {came}.") from None
+    if not at_least <= number < 2**31:
+        span = f"at least {at_least}" if number < at_least else "less than 2^31"
+        raise ValueError(f"{name} must be {span}; got {number}.")
     return number
 
 
-def targets(logits: jax.Array, value: ArrayLike) -> jax.Array:
-    """One number per logit: a distribution over the classes, or independent probabilities."""
-    q = array("targets", value)
-    if not (is_float(q) or is_integer(q) or q.dtype == bool):
-        raise TypeError(f"targets must be real numbers; got {describe(q)}.")
-    if not holds(chex.assert_shape, q, logits.shape):
-        is_label = is_integer(q) and q.shape == logits.shape[:-1]
-        cure = "Integer labels go to cross_entropy(logits, labels)." if is_label else ""
-        raise shape_error("targets", q, logits.shape, "logits", cure)
+def num_classes(value: int) -> int:
+    """A static number of classes, at least 1."""
+    return count("num_classes", value)
+
+
+def targets(
+    logits: jax.Array,
+    value: ArrayLike,
+    name: str = "targets",
+    of_labels: str = "cross_entropy(logits, labels)",
+) -> jax.Array:
+    """One number per logit: a distribution over the classes, or independent probabilities.
+
+    ``of_labels`` is where integer labels belong.
+    """
+    q = elements(name, value, "logits", logits.shape, of_labels)
     return q if is_float(q) else q.astype(accumulator(logits))
 
 
@@ -449,11 +469,18 @@ def rows(name: str, value: ArrayLike) -> jax.Array:
     return x
 
 
-def elements(name: str, value: ArrayLike, like: str, shape: tuple[int, ...]) -> jax.Array:
-    """Real numbers or bools of exactly ``shape``; ``like`` says whose that is."""
+def elements(
+    name: str, value: ArrayLike, like: str, shape: tuple[int, ...], of_labels: str = ""
+) -> jax.Array:
+    """Real numbers or bools of exactly ``shape``; ``like`` says whose that is.
+
+    ``of_labels`` is where integer labels belong, one for all classes of the last axis.
+    """
     x = array(name, value)
     if not (is_float(x) or is_integer(x) or x.dtype == bool):
         raise TypeError(f"{name} must be real numbers; got {describe(x)}.")
     if not holds(chex.assert_shape, x, shape):
-        raise shape_error(name, x, shape, like)
+        is_label = of_labels and is_integer(x) and x.shape == shape[:-1]
+        cure = f"Integer labels go to {of_labels}." if is_label else ""
+        raise shape_error(name, x, shape, like, cure)
     return x

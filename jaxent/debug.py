@@ -190,8 +190,8 @@ def checkify_inputs(
       >>> grad(jnp.zeros((1, 2)), jnp.array([7]))
       Traceback (most recent call last):
       ...
-      ValueError: labels must be in [0, 2); 1 of 1 are not, the first is labels[0] = 7. Leave
-      padding out with where=labels != 7.
+      ValueError: labels must be in [0, 2); 1 of 1 are not, the first is labels[0] = 7. If it
+      marks padding, leave it out with where=labels != 7.
     """
     for _, failed, message, fields in _faults(*_arguments(logits, labels, weights, where)):
         if not (_checks.concrete(failed) or _inside_checkify()):
@@ -279,7 +279,7 @@ _FAULTS = (
     (
         "labels",
         "labels must be in [0, {num_classes}); {count} of {total} are not, the first is "
-        "labels{place} = {value}. Leave padding out with where=labels != {value}.",
+        "labels{place} = {value}. If it marks padding, leave it out with where=labels != {value}.",
     ),
     (
         "logits",

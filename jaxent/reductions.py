@@ -140,7 +140,7 @@ def nonzero_mean(losses: Float[Array, "*batch"], weights: Weights = None) -> Flo
 def plain_mean(losses: Float[Array, "*batch"], weights: Weights = None) -> Float[Array, ""]:
     """Σ w·loss / N, N the number of losses whatever their weights; 0 where N is 0.
 
-    Keras' ``sum_over_batch_size``, the mean of PyTorch's probability targets and binary losses.
+    Keras's ``sum_over_batch_size``, the mean of PyTorch's probability targets and binary losses.
 
     Args:
       losses: float ``[...]``.

@@ -112,6 +112,7 @@ def accumulate(objective: Objective, micro_batches: int, *, has_aux: bool = Fals
       stacked along a leading axis of size ``micro_batches``.
 
     Raises:
+      TypeError: ``micro_batches`` not a Python integer.
       ValueError: ``micro_batches`` < 1, or when called, a leaf whose leading axis it does not
         divide.
 
@@ -123,8 +124,7 @@ def accumulate(objective: Objective, micro_batches: int, *, has_aux: bool = Fals
       >>> print(loss, part.weight, grad)
       12.25 4.0 -5.5
     """
-    if micro_batches < 1:
-        raise ValueError(f"micro_batches must be at least 1; got {micro_batches}.")
+    micro_batches = _checks.count("micro_batches", micro_batches)
 
     def total_and_weight(params, share):
         part, aux = _part_and_aux(objective(params, share), has_aux)
@@ -148,16 +148,16 @@ def accumulate(objective: Objective, micro_batches: int, *, has_aux: bool = Fals
         first = jax.tree.map(lambda x: x[0], shares)
         total, (weight, _) = jax.eval_shape(total_and_weight, params, first)
         zero = WeightedSum(jnp.zeros((), total.dtype), jnp.zeros((), weight.dtype))
-        zero_grad = jax.tree.map(lambda p: jnp.zeros_like(p, _checks.accumulator(p)), params)
+        zero_grad = jax.tree.map(_nothing_like, params)
         (part, total_grad), aux = lax.scan(add_share, (zero, zero_grad), shares)
 
         slope = jax.grad(WeightedSum.mean)(part)  # ∂mean/∂total and ∂mean/∂weight
-        grads = jax.tree.map(
-            lambda p, t, w: (slope.total * t + slope.weight * w.astype(t.dtype)).astype(p.dtype),
-            params,
-            total_grad,
-            jax.grad(weight_of)(params),
-        )
+
+        def mean_grad(p, of_total, of_weight):
+            total, weight = (x.astype(of_total.dtype) for x in (slope.total, slope.weight))
+            return (total * of_total + weight * of_weight.astype(of_total.dtype)).astype(p.dtype)
+
+        grads = jax.tree.map(mean_grad, params, total_grad, jax.grad(weight_of)(params))
         return (part.mean(), (part, aux) if has_aux else part), grads
 
     return mean_and_grad
@@ -257,6 +257,10 @@ def weighted_multi_steps(
       a ``GradientTransformationExtraArgs`` whose ``update`` takes ``weight=``, a real scalar; other
       extra arguments go on to the optimizer, those of the last micro-batch.
 
+    Raises:
+      TypeError: k not a Python integer; when called, ``weight`` not real.
+      ValueError: k < 1; when called, ``weight`` not a scalar.
+
     References:
       ``optax.MultiSteps``.
 
@@ -271,10 +275,11 @@ def weighted_multi_steps(
     """
     optimizer = optax.with_extra_args_support(optimizer)
     every_k = every_k_schedule if callable(every_k_schedule) else lambda _: every_k_schedule
+    if not callable(every_k_schedule) and _checks.concrete(every_k_schedule):
+        _checks.count("every_k_schedule", every_k_schedule)
 
     def nothing(params):
-        zeros = jax.tree.map(lambda p: jnp.zeros_like(p, _checks.accumulator(p)), params)
-        return WeightedSum(zeros, jnp.zeros((), jnp.float32))
+        return WeightedSum(jax.tree.map(_nothing_like, params), jnp.zeros((), float))
 
     def init(params):
         mini_step, gradient_step = jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
@@ -283,7 +288,7 @@ def weighted_multi_steps(
         )
 
     def update(updates: PyTree, state, params=None, *, weight, **extra_args):
-        weight = jnp.asarray(weight, jnp.float32)
+        weight = _checks.scalar("weight", weight, state.gathered.weight.dtype)
         gathered = WeightedSum(
             jax.tree.map(
                 lambda so_far, g: (
@@ -297,7 +302,9 @@ def weighted_multi_steps(
 
         def step():
             mean = jax.tree.map(
-                lambda total, g: WeightedSum(total, gathered.weight).mean().astype(g.dtype),
+                lambda total, g: (
+                    WeightedSum(total, gathered.weight.astype(total.dtype)).mean().astype(g.dtype)
+                ),
                 gathered.total,
                 updates,
             )
@@ -312,6 +319,12 @@ def weighted_multi_steps(
         return lax.cond(state.mini_step + 1 >= every_k(state.gradient_step), step, wait)
 
     return optax.GradientTransformationExtraArgs(init, update)  # ty: ignore[invalid-argument-type]
+
+
+def _nothing_like(p):
+    """Where gradients are added up: in float32 or wider."""
+    is_complex = jnp.issubdtype(p.dtype, jnp.complexfloating)
+    return jnp.zeros_like(p, p.dtype if is_complex else _checks.accumulator(p))
 
 
 def _part_and_aux(result, has_aux, name="objective"):

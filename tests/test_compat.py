@@ -116,7 +116,7 @@ LOSSES = {  # one loss of logits [..., 3, 4] and what else has a batch axis
     "tf1 log": (of_probs(lambda p, z: tf1.log_loss(z, p)), BINARY),
     "keras kl": (of_probs(lambda p, q: keras.kl_divergence(q, p)), SOFT),
     "keras sparse": (
-        lambda x, y: keras.SparseCategoricalCrossentropy(True, ignore_class=3)(y, x),
+        lambda x, y: compat.keras.SparseCategoricalCrossentropy(True, ignore_class=3)(y, x),
         LABELS,
     ),
     "keras probs": (of_probs(lambda p, y: keras.sparse_categorical_crossentropy(y, p)), LABELS),
@@ -179,8 +179,8 @@ INTEGER_LABELS = {
     "torch nll": lambda x, y: F.nll_loss(x, y, reduction="none"),
     "tf": lambda x, y: nn.sparse_softmax_cross_entropy_with_logits(y, x),
     "tf1": lambda x, y: tf1.sparse_softmax_cross_entropy(y, x, reduction="none"),
-    "keras": lambda x, y: keras.sparse_categorical_crossentropy(y, x, from_logits=True),
-    "keras probs": lambda x, y: keras.sparse_categorical_crossentropy(y, jax.nn.softmax(x)),
+    "keras": lambda x, y: compat.keras.sparse_categorical_crossentropy(y, x, from_logits=True),
+    "keras probs": lambda x, y: compat.keras.sparse_categorical_crossentropy(y, jax.nn.softmax(x)),
 }
 
 
@@ -430,3 +430,40 @@ def test_other_names_of_the_original_say_so(module):
         assert not hasattr(module, name)
         with pytest.raises(AttributeError, match=f"cross-entropies of .* only; {name} .*stays in"):
             getattr(module, name)
+
+
+MISUSE = {  # every cure is in the dialect's own names and order
+    "dense Keras": (
+        lambda x, y: compat.keras.categorical_crossentropy(y, x),
+        "Integer labels go to sparse_categorical_crossentropy.",
+    ),
+    "dense TF1": (
+        lambda x, y: compat.tensorflow.losses.softmax_cross_entropy(y, x),
+        r"onehot_labels must .* go to sparse_softmax_cross_entropy\(labels, logits\)",
+    ),
+    "sigmoid of indices": (
+        lambda x, y: compat.tensorflow.nn.sigmoid_cross_entropy_with_logits(y, x),
+        r"labels must .* go to sparse_softmax_cross_entropy_with_logits\(labels, logits\)",
+    ),
+    "one-hot": (
+        lambda x, y: compat.tensorflow.nn.sparse_softmax_cross_entropy_with_logits(
+            jnp.eye(4, 3), x
+        ),
+        r"one-hot rows with jnp.argmax\(labels, -1\)",
+    ),
+    "a class too many": (
+        lambda x, y: compat.torch.cross_entropy(x, y.at[3].set(3)),
+        r"Label 3 needs 4 classes. If it marks padding, leave it out with ignore_index=3\.",
+    ),
+    "a class too many, no way to leave it out": (
+        lambda x, y: compat.tensorflow.nn.sparse_softmax_cross_entropy_with_logits(y.at[3].set(3), x),
+        r"Label 3 needs 4 classes\.$",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISUSE)
+def test_the_cure_is_in_the_dialects_names(name):
+    call, message = MISUSE[name]
+    with pytest.raises((TypeError, ValueError, IndexError), match=message):
+        call(jnp.zeros((4, 3)), jnp.array([0, 1, 2, 0]))

@@ -38,7 +38,7 @@ ERRORS = {
         (X, Y.at[3].set(7)),
         {},
         "labels must be in [0, 4); 1 of 8 are not, the first is labels[3] = 7. "
-        "Leave padding out with where=labels != 7.",
+        "Label 7 needs 8 classes. If it marks padding, leave it out with where=labels != 7.",
     ),
     "padding": (
         (X, Y.at[5:].set(-100)),
@@ -74,7 +74,7 @@ ERRORS = {
         (X[0], 9),
         {},
         "labels must be in [0, 4); 1 of 1 are not, the first is labels = 9. "
-        "Leave padding out with where=labels != 9.",
+        "Label 9 needs 10 classes. If it marks padding, leave it out with where=labels != 9.",
     ),
     "int8 labels": (
         (X, Y.astype(jnp.int8).at[0].set(-1)),

@@ -95,3 +95,12 @@ def test_relative_links_lead_somewhere(page):
         assert target.exists(), path
         if anchor:
             assert anchor in set(headings(target)), f"{path}#{anchor}"
+
+
+def test_jaxent_offers_its_public_names_and_no_others():
+    import jaxent
+
+    assert {"cross_entropy", "LogitStats", "weights"} <= set(jaxent.__all__)
+    for name in {*dir(jaxent)} - {"__version__"}:
+        assert getattr(jaxent, name).__doc__, name
+    assert not {"importlib", "_LAZY", "Array"} & set(dir(jaxent))

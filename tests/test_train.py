@@ -418,3 +418,44 @@ def test_equinox(batch):
     steps_agree(
         lambda params, batch: jax.vmap(eqx.combine(params, static))(batch["x"]), make_params, batch
     )
+
+
+def test_complex_parameters_keep_their_imaginary_part():
+    def of(params, batch):
+        return jaxent.weighted_sum(jnp.square(jnp.abs(params * batch - 1)), jnp.real(batch))
+
+    params, batch = jnp.complex64(1 + 2j), jnp.arange(4).astype(jnp.complex64)
+    (_, part), truth = train.value_and_grad(of)(params, batch)
+    assert abs(truth.imag) > 1
+    np.testing.assert_allclose(train.accumulate(of, 2)(params, batch)[1], truth, rtol=1e-6)
+    optimizer = train.weighted_multi_steps(optax.sgd(1.0), 2)
+    state = optimizer.init(params)
+    for share in batch[:2], batch[2:]:
+        (_, part), grad = train.value_and_grad(of)(params, share)
+        updates, state = optimizer.update(grad, state, params, weight=part.weight)
+    np.testing.assert_allclose(updates, -truth, rtol=1e-6)
+
+
+def test_float64_weights_are_gathered_in_float64():
+    with jax.enable_x64(True):
+        optimizer = train.weighted_multi_steps(optax.sgd(1.0), 2)
+        params = jnp.zeros(())
+        state = optimizer.init(params)
+        weights, grads = jnp.array([1 / 3, 2 / 7]), jnp.array([0.1, -5.0])
+        for w, g in zip(weights, grads, strict=True):
+            updates, state = optimizer.update(g, state, params, weight=w)
+        truth = -jnp.vdot(weights, grads) / weights.sum()
+        np.testing.assert_allclose(updates, truth, rtol=1e-15)
+
+
+def test_numbers_of_micro_batches_are_named():
+    of = train.objective(lambda p, b: p * b, lambda out, b: jaxent.weighted_sum(out))
+    with pytest.raises(TypeError, match="micro_batches must be a Python int; got float"):
+        train.accumulate(of, 2.0)
+    with pytest.raises(ValueError, match="micro_batches must be at least 1; got 0"):
+        train.accumulate(of, 0)
+    with pytest.raises(ValueError, match="every_k_schedule must be at least 1; got 0"):
+        train.weighted_multi_steps(optax.sgd(1.0), 0)
+    optimizer = train.weighted_multi_steps(optax.sgd(1.0), 2)
+    with pytest.raises(ValueError, match="weight must be a scalar"):
+        optimizer.update(jnp.ones(()), optimizer.init(jnp.ones(())), weight=jnp.ones(3))

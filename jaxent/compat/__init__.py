@@ -12,7 +12,7 @@ import, and takes the dialect under another name: ``from jaxent.compat import op
 
 None of them imports the original. Value and gradient equal the original's where that is right;
 where it is wrong the dialect is right, and its docstring says what differs. String options exist
-only here. `docs/migration.md` shows each call with the core's lines for it.
+only here. ``docs/migration.md`` shows each call with the core's lines for it.
 """
 
 from jaxent.compat import keras as keras

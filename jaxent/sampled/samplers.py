@@ -7,7 +7,6 @@ is a distribution with two methods, ``draw`` and ``prob``; everything else is co
 
 import dataclasses
 import math
-import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -275,7 +274,7 @@ def unigram_table(
         raise ValueError(
             f"counts must have shape [classes], a number a class; got {_checks.describe(n)}."
         )
-    reserved = _count("num_reserved_ids", num_reserved_ids, at_least=0)
+    reserved = _checks.count("num_reserved_ids", num_reserved_ids, at_least=0)
     numbers = _checks.known(counts)
     if numbers is not None and not ((numbers >= 0).all() and 0 < numbers.sum() < np.inf):
         raise ValueError("counts must be non-negative and finite, and one of them positive.")
@@ -392,7 +391,7 @@ def unigram(
     table = jax.tree.map(lax.stop_gradient, table)
     leaves = table.tree[table.first : table.first + table.num_classes]
     positive = int((leaves > 0).sum()) if _checks.concrete(table) else table.num_classes
-    if unique and positive < _count("num_sampled", num_sampled) <= table.num_classes:
+    if unique and positive < _checks.count("num_sampled", num_sampled) <= table.num_classes:
         raise ValueError(
             f"num_sampled without replacement must be at most {positive}, the number of classes of "
             f"positive frequency; got {num_sampled}."
@@ -423,17 +422,6 @@ def class_ids(name: str, value: ArrayLike, num_classes: int = 2**31 - 1) -> jax.
     return class_indices(_checks.indices(name, value), num_classes)
 
 
-def _count(name: str, value: int, at_least: int = 1) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        came = type(value).__name__ if _checks.concrete(value) else "a traced value: mark it static"
-        raise TypeError(f"{name} must be a Python int; got {came}.") from None
-    if number < at_least:
-        raise ValueError(f"{name} must be at least {at_least}; got {number}.")
-    return number
-
-
 def _check_key(key):
     dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
     is_new = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
@@ -449,7 +437,7 @@ def _check_key(key):
 
 def _sample(key, labels, distribution, num_sampled, unique):
     _check_key(key)
-    num_sampled, num_classes = _count("num_sampled", num_sampled), distribution.num_classes
+    num_sampled, num_classes = _checks.count("num_sampled", num_sampled), distribution.num_classes
     if unique and num_sampled > num_classes:
         raise ValueError(
             f"num_sampled without replacement must be at most {num_classes}, the number of "

@@ -392,7 +392,8 @@ def _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon):
     """Predictions, and rows ``[..., C]`` of them and of the smoothed targets."""
     x = _pred(y_pred, from_logits, epsilon)
     axis = one_axis(axis, x.ndim)
-    q = _checks.elements("y_true", y_true, "y_pred", x.shape)
+    of_labels = "sparse_categorical_crossentropy" if axis == x.ndim - 1 else ""
+    q = _checks.elements("y_true", y_true, "y_pred", x.shape, of_labels)
     if x.shape[axis] == 1:
         warnings.warn(
             f"y_pred must have more than one class on axis {axis}; got {_checks.describe(x)}, "

@@ -138,7 +138,7 @@ def softmax_cross_entropy(
       2.1972246
     """
     x = _given("logits", logits, _scores)
-    q = _checks.targets(x, _given("onehot_labels", onehot_labels, _checks.array))
+    q = _targets("onehot_labels", onehot_labels, x)
     q = jax.lax.stop_gradient(q.astype(_checks.accumulator(x)))
     q = smooth(q, label_smoothing, 1 / max(x.shape[-1], 1))
     w = _weights(weights, x.shape[:-1])
@@ -191,8 +191,7 @@ def sparse_softmax_cross_entropy(
     w = _weights(w, y.shape)
     valid = class_indices(y, x.shape[-1]) >= 0
     where = _counts(w, jnp.isfinite(x).all(-1) & valid)
-    fault = _checks.label_fault(y, x.shape[-1], where)
-    if fault:
+    if fault := _checks.label_fault(y, x.shape[-1], where, padding="weights=labels != {}"):
         raise ValueError(fault)
     return _reduce(cross_entropy(x, y, where=where), w, reduction, x.dtype)
 
@@ -231,7 +230,7 @@ def sigmoid_cross_entropy(
       0.6931472
     """
     x = _given("logits", logits, _scores)
-    z = _checks.targets(x, _given("multi_class_labels", multi_class_labels, _checks.array))
+    z = _targets("multi_class_labels", multi_class_labels, x)
     z = smooth(z.astype(_checks.accumulator(x)), label_smoothing, 0.5)
     w = _weights(weights, x.shape)
     loss = _sigmoid.sigmoid_cross_entropy(x, z, where=_counts(w, jnp.isfinite(x)))
@@ -290,6 +289,11 @@ def log_loss(
 
 
 _scores = partial(scores, order="(labels, logits)")
+
+
+def _targets(name, value, logits):
+    q = _given(name, value, _checks.array)
+    return _checks.targets(logits, q, name, "sparse_softmax_cross_entropy(labels, logits)")
 
 
 def _given(name, value, check):

@@ -56,6 +56,9 @@ __all__ = [
 __getattr__ = _only(__name__, "tf.nn")
 
 
+_OF_INDICES = "sparse_softmax_cross_entropy_with_logits(labels, logits)"
+
+
 def softmax_cross_entropy_with_logits(
     labels: ArrayLike, logits: ArrayLike, axis: int | None = -1, name: str | None = None
 ) -> jax.Array:
@@ -110,8 +113,7 @@ def sparse_softmax_cross_entropy_with_logits(
     x = _checks.logits(scores("logits", logits, "(labels, logits)"))
     y = _checks.indices("labels", labels)
     loss = _losses.cross_entropy(x, y)
-    fault = _checks.label_fault(y, x.shape[-1])
-    if fault:
+    if fault := _checks.label_fault(y, x.shape[-1], padding=""):
         raise ValueError(fault)
     return loss.astype(x.dtype)
 
@@ -140,7 +142,8 @@ def sigmoid_cross_entropy_with_logits(
     """
     if labels is None or logits is None:
         raise ValueError("labels and logits must both be given.")
-    x, z = scores("logits", logits, "(labels, logits)"), _checks.array("labels", labels)
+    x = scores("logits", logits, "(labels, logits)")
+    z = _checks.targets(x, labels, "labels", _OF_INDICES)
     return _sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
 
 
@@ -170,7 +173,8 @@ def weighted_cross_entropy_with_logits(
       >>> print(weighted_cross_entropy_with_logits(labels=z, logits=x, pos_weight=3.0))
       [2.0794 0.6931]
     """
-    x, z = scores("logits", logits, "(labels, logits)"), _checks.array("labels", labels)
+    x = scores("logits", logits, "(labels, logits)")
+    z = _checks.targets(x, labels, "labels", _OF_INDICES)
     if jnp.ndim(pos_weight):
         pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
     return _sigmoid.sigmoid_cross_entropy(x, z, pos_weight=pos_weight).astype(x.dtype)

@@ -288,8 +288,8 @@ def _true_classes(name, value, num_true, num_classes):
         raise ValueError(
             f"{name} must have shape [batch, num_true={num_true}]; got {_checks.describe(y)}."
         )
-    if fault := _checks.label_fault(y, num_classes):
-        raise ValueError(fault.partition(" Leave")[0].replace("labels", name))
+    if fault := _checks.label_fault(y, num_classes, name=name, padding=""):
+        raise ValueError(fault)
     return y
 
 

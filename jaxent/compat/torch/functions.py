@@ -490,9 +490,6 @@ def _indices(x, target, shape, ignore_index):
         raise _checks.shape_error("target", y, x.shape[:-1], like, cure)
     with jax.numpy_dtype_promotion("standard"):  # −100 is no uint8, and must not become one
         keep = y != _checks.indices("ignore_index", ignore_index)
-    fault = _checks.label_fault(y, x.shape[-1], keep)
-    if fault:
-        raise IndexError(
-            fault.replace("where=labels != ", "ignore_index=").replace("labels", "target")
-        )
+    if fault := _checks.label_fault(y, x.shape[-1], keep, "target", "ignore_index={}"):
+        raise IndexError(fault)
     return y, keep
