@@ -456,7 +456,9 @@ MISUSE = {  # every cure is in the dialect's own names and order
         r"Label 3 needs 4 classes. If it marks padding, leave it out with ignore_index=3\.",
     ),
     "a class too many, no way to leave it out": (
-        lambda x, y: compat.tensorflow.nn.sparse_softmax_cross_entropy_with_logits(y.at[3].set(3), x),
+        lambda x, y: compat.tensorflow.nn.sparse_softmax_cross_entropy_with_logits(
+            y.at[3].set(3), x
+        ),
         r"Label 3 needs 4 classes\.$",
     ),
 }

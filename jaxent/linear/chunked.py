@@ -36,8 +36,8 @@ class Closed:
     """
 
     def __init__(self, function: object, programs: dict):
-        self._programs = programs  # by number of rows: a jaxpr, and where its constants are
-        self._key = _Hashable(function), str([jaxpr for jaxpr, _ in programs.values()])
+        self._programs = programs  # by number of rows: a jaxpr, and which constants it takes
+        self._key = _Hashable(function), str(list(programs.values()))
 
     @classmethod
     def of(cls, function: Callable, *examples) -> tuple["Closed", tuple, list]:
@@ -48,7 +48,8 @@ class Closed:
             closed = jax.make_jaxpr(lambda arg: function(arg))(example)
             constants += [c for c in closed.consts if all(c is not known for known in constants)]
             places = [[known is c for known in constants].index(True) for c in closed.consts]
-            programs[_num_rows(example)] = closed.jaxpr, places
+            opened = partial(_evaluated, closed.jaxpr)
+            programs[_num_rows(example)] = jax.make_jaxpr(opened)(closed.consts, example), places
             results.append(closed.out_avals)
         inside = any(isinstance(c, Tracer) for c in constants)  # then not to be kept: it holds them
         return cls(object() if inside else function, programs), tuple(constants), results[0]
@@ -59,11 +60,8 @@ class Closed:
 
     def __call__(self, constants: tuple, arg):
         """The function of its constants and its argument."""
-        from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # 50 ms to import
-
-        jaxpr, places = self._programs[_num_rows(arg)]
-        closed = ClosedJaxpr(jaxpr, [constants[i] for i in places])
-        (out,) = jaxpr_as_fun(closed)(*jax.tree.leaves(arg))
+        program, places = self._programs[_num_rows(arg)]
+        (out,) = _evaluated(program.jaxpr, [], [constants[i] for i in places], arg)
         return out
 
     def __eq__(self, other):
@@ -71,6 +69,12 @@ class Closed:
 
     def __hash__(self):
         return hash(self._key)
+
+
+def _evaluated(jaxpr, constants, *args):
+    from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # 50 ms to import
+
+    return jaxpr_as_fun(ClosedJaxpr(jaxpr, constants))(*jax.tree.leaves(args))
 
 
 def _num_rows(arg):
