@@ -1414,7 +1414,7 @@ def test_no_classes_to_count(num_classes):
 
 @pytest.mark.parametrize("num_classes", [3.0, None, "3"])
 def test_number_of_classes_is_an_integer(num_classes):
-    with pytest.raises(TypeError, match="num_classes must be an integer"):
+    with pytest.raises(TypeError, match="num_classes must be a Python int; got"):
         jw.counts(Y3, num_classes)
 
 
