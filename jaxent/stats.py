@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from jaxent import _checks
 from jaxent._classes import (
-    MANY,
     SOME,
     STORED,
     at_most,
@@ -388,7 +387,7 @@ def _mean_logit_value(logits, where, top, axis_name):
         return n, total(quarter_gap, (top / 4, 1 / n), logits)
 
     def all_possible():
-        gap = class_sum(jnp.subtract, (top,), logits, parts=MANY)
+        gap = class_sum(jnp.subtract, (top,), logits, parts=parts_with_gradient(logits))
         return logits.shape[-1] + 0 * gap, gap / (4 * logits.shape[-1])
 
     n, quarter = finite_or(all_possible, possible, logits, where)
