@@ -211,13 +211,13 @@ def class_shards(name: str, x: jax.Array, axis_name: Hashable) -> int:
     return size
 
 
-def elementwise_logits(value: ArrayLike, order: str) -> jax.Array:
-    """Real floating logits of independent classes; ``order`` is that of the arguments."""
-    x = array("logits", value)
+def scores(name: str, value: ArrayLike, order: str) -> jax.Array:
+    """A floating-point array, or a TypeError that says the ``order`` of the arguments."""
+    x = array(name, value)
     if not is_float(x):
         raise TypeError(
-            f"logits must be floating-point; got {describe(x)}. The order is {order}; cast numbers "
-            "with logits.astype(jnp.float32)."
+            f"{name} must be floating-point; got {describe(x)}. The order is {order}; cast numbers "
+            f"with {name}.astype(jnp.float32)."
         )
     return x
 

@@ -55,7 +55,7 @@ def sigmoid_cross_entropy(
       [[2.0794e+00 1.0000e+02]
        [9.3576e-14 3.8078e-01]]
     """
-    x = _checks.elementwise_logits(logits, "(logits, targets)")
+    x = _checks.scores("logits", logits, "(logits, targets)")
     z = _checks.targets(x, targets)
     where = _checks.where(where, x.shape, "logits")
     dtype = _checks.accumulator(x)
@@ -111,7 +111,7 @@ def sigmoid_stats(
       >>> print(nll(s), focal(s, gamma=2.0))
       [0.6931 3.0486] [0.1733 2.7663]
     """
-    x = _checks.elementwise_logits(logits, "(logits, labels)")
+    x = _checks.scores("logits", logits, "(logits, labels)")
     y = _checks.binary_labels(x, labels)
     where = _checks.where(where, x.shape, "logits")
     x, y = live(where, x.astype(_checks.accumulator(x))), live(where, class_indices(y, 2))

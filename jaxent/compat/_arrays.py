@@ -26,17 +26,6 @@ def axes_of(axis: Axes, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-def scores(name: str, value: ArrayLike, order: str) -> jax.Array:
-    """A floating-point array, or a TypeError that says the ``order`` of the arguments."""
-    x = _checks.array(name, value)
-    if not _checks.is_float(x):
-        raise TypeError(
-            f"{name} must be floating-point; got {_checks.describe(x)}. The order is {order}; cast "
-            f"numbers with {name}.astype(jnp.float32)."
-        )
-    return x
-
-
 def one_axis(axis: int, ndim: int) -> int:
     """One axis as a non-negative number."""
     if isinstance(axis, bool | tuple) or axis is None:

@@ -15,7 +15,6 @@ from jaxent.compat._arrays import (
     broadcast_shape,
     classes_last,
     one_axis,
-    scores,
     smooth,
     stretch,
 )
@@ -385,7 +384,7 @@ def _dense_labels(y):
 def _pred(y_pred, from_logits=False, epsilon=0.0):
     if from_logits and epsilon:
         raise ValueError("epsilon clips probabilities; logits need none.")
-    return scores("y_pred", y_pred, "(y_true, y_pred)")
+    return _checks.scores("y_pred", y_pred, "(y_true, y_pred)")
 
 
 def _dense(y_true, y_pred, from_logits, label_smoothing, axis, epsilon):

@@ -24,7 +24,7 @@ from jaxent import sigmoid as _sigmoid
 from jaxent import soft as _soft
 from jaxent._classes import class_indices
 from jaxent._numerics import times
-from jaxent.compat._arrays import is_zero, scores, smooth
+from jaxent.compat._arrays import is_zero, smooth
 from jaxent.compat._names import only as _only
 from jaxent.losses import cross_entropy
 
@@ -288,7 +288,7 @@ def log_loss(
 # --- labels, weights, reductions ----------------------------------------------------------------
 
 
-_scores = partial(scores, order="(labels, logits)")
+_scores = partial(_checks.scores, order="(labels, logits)")
 
 
 def _targets(name, value, logits):

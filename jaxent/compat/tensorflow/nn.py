@@ -28,7 +28,7 @@ from jaxent import reductions as _reductions
 from jaxent import sampled as _sampled
 from jaxent import sigmoid as _sigmoid
 from jaxent import soft as _soft
-from jaxent.compat._arrays import classes_last, one_axis, scores, stretch
+from jaxent.compat._arrays import classes_last, one_axis, stretch
 from jaxent.compat._names import only as _only
 from jaxent.compat.tensorflow.random import (
     _true_classes,
@@ -82,7 +82,7 @@ def softmax_cross_entropy_with_logits(
       >>> print(softmax_cross_entropy_with_logits(labels=labels, logits=logits))
       [2.3698]
     """
-    x = scores("logits", logits, "(labels, logits)")
+    x = _checks.scores("logits", logits, "(labels, logits)")
     q = stretch("labels", _checks.array("labels", labels), x.shape)
     axis = one_axis(-1 if axis is None else axis, x.ndim)
     return _soft.soft_cross_entropy(classes_last(x, axis), classes_last(q, axis)).astype(x.dtype)
@@ -110,7 +110,7 @@ def sparse_softmax_cross_entropy_with_logits(
       >>> print(sparse_softmax_cross_entropy_with_logits(labels=jnp.array([0, 2]), logits=logits))
       [0.2022 0.2617]
     """
-    x = _checks.logits(scores("logits", logits, "(labels, logits)"))
+    x = _checks.logits(_checks.scores("logits", logits, "(labels, logits)"))
     y = _checks.indices("labels", labels)
     loss = _losses.cross_entropy(x, y)
     if fault := _checks.label_fault(y, x.shape[-1], padding=""):
@@ -142,7 +142,7 @@ def sigmoid_cross_entropy_with_logits(
     """
     if labels is None or logits is None:
         raise ValueError("labels and logits must both be given.")
-    x = scores("logits", logits, "(labels, logits)")
+    x = _checks.scores("logits", logits, "(labels, logits)")
     z = _checks.targets(x, labels, "labels", _OF_INDICES)
     return _sigmoid.sigmoid_cross_entropy(x, z).astype(x.dtype)
 
@@ -173,7 +173,7 @@ def weighted_cross_entropy_with_logits(
       >>> print(weighted_cross_entropy_with_logits(labels=z, logits=x, pos_weight=3.0))
       [2.0794 0.6931]
     """
-    x = scores("logits", logits, "(labels, logits)")
+    x = _checks.scores("logits", logits, "(labels, logits)")
     z = _checks.targets(x, labels, "labels", _OF_INDICES)
     if jnp.ndim(pos_weight):
         pos_weight = stretch("pos_weight", _checks.numbers("pos_weight", pos_weight), x.shape)
